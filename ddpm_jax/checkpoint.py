@@ -1,0 +1,138 @@
+"""Every Orbax call of the project: what a run keeps, and how it comes back.
+
+A checkpoint holds three items: `state` (parameters, optimizer, step), `ema` (the averaged weights,
+all that sampling needs) and `config`. Orbax writes to a temporary folder and renames it, so a
+checkpoint that is there at all was written whole.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from ddpm_jax.errors import RunError, UserError
+
+logger = logging.getLogger("ddpm_jax")
+
+TEMPORARY = "*.orbax-checkpoint-tmp*"
+
+
+class Checkpoints:
+    """The newest `keep` checkpoints of a run; a context manager that ends pending saves."""
+
+    def __init__(self, directory: Path, keep: int):
+        directory = directory.resolve()
+        self.directory = directory
+        for leftover in sorted(directory.glob(TEMPORARY)):
+            step = leftover.name.split(".")[0]
+            logger.warning("checkpoint %s was half-written when the run stopped: not used", step)
+        try:
+            self._orbax = ocp.training.Checkpointer(
+                directory,
+                save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+                preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+                cleanup_tmp_directories=True,
+            )
+        except OSError as error:
+            raise UserError(f"cannot keep checkpoints in {directory}: {error.strerror}") from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            self._orbax.close()
+        except Exception as error:
+            if kind is None:  # else the error that is under way says more
+                raise self._failed(error) from error
+
+    def save(self, step: int, state: Any, config: str) -> None:
+        """Starts writing; returns once the arrays are copied, so that the caller may donate them.
+
+        `state` is a NamedTuple with a field `ema`, which becomes an item of its own.
+        """
+        items = {"state": state._replace(ema={}), "ema": state.ema, "config": json.loads(config)}
+        try:
+            self._orbax.save_checkpointables_async(step, items, force=True, overwrite=True)
+        except (OSError, ValueError) as error:
+            raise self._failed(error) from error
+
+    def wait(self) -> None:
+        """Returns once every save is on disk."""
+        try:
+            self._orbax.wait()
+        except (OSError, ValueError) as error:
+            raise self._failed(error) from error
+
+    def restore(self, abstract: Any) -> Any | None:
+        """The state in the newest checkpoint that can be read; None if there is no checkpoint.
+
+        `abstract` carries shapes and shardings. Raises UserError if there are some and none can be
+        read, or if they are of another model.
+        """
+        items = {"state": abstract._replace(ema={}), "ema": abstract.ema}
+        found = _load_newest(self.directory, items)
+        return None if found is None else found.items["state"]._replace(ema=found.items["ema"])
+
+    def _failed(self, error: Exception) -> RunError:
+        reason = " ".join(str(error).split())[:300]
+        return RunError(
+            f"cannot write a checkpoint to {self.directory}: {reason}; the older ones are kept"
+        )
+
+
+class Loaded(NamedTuple):
+    """Items of the checkpoint of one step."""
+
+    step: int
+    items: dict[str, Any]
+
+
+def load_ema(directory: Path, abstract_ema: Mapping[str, jax.ShapeDtypeStruct]) -> Loaded:
+    """The averaged weights of the newest checkpoint that can be read, as item "ema".
+
+    `abstract_ema` carries shapes and shardings. Raises UserError.
+    """
+    found = _load_newest(directory.resolve(), {"ema": abstract_ema})
+    if found is None:
+        raise UserError(f"{directory} holds no checkpoint: train first, or name another --workdir")
+    return found
+
+
+def _load_newest(directory: Path, abstract: dict[str, Any]) -> Loaded | None:
+    steps = sorted(int(path.name) for path in directory.glob("[0-9]*") if path.name.isdigit())
+    for step in reversed(steps):
+        path = directory / str(step)
+        try:
+            _same_parameters(path, abstract["ema"])
+            return Loaded(step, ocp.load_checkpointables(path, abstract))
+        except UserError:
+            raise
+        except Exception as error:  # whatever a damaged file makes Orbax raise
+            reason = " ".join(str(error).split())[:200]
+            logger.warning("checkpoint %s cannot be read (%s): trying the one before", path, reason)
+    if steps:
+        raise UserError(
+            f"none of the {len(steps)} checkpoints in {directory} can be read; nothing was "
+            "changed: move the folder away to start anew"
+        )
+    return None
+
+
+def _same_parameters(path: Path, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+    """Raises UserError, naming what differs, for another model's weights."""
+    saved = ocp.pytree_metadata(path, "ema").metadata
+    shapes = {name: tuple(leaf.shape) for name, leaf in saved.items()}
+    wanted = {name: tuple(leaf.shape) for name, leaf in abstract.items()}
+    differ = [
+        f"{name} is {shapes.get(name, 'missing')}, expected {wanted.get(name, 'nothing')}"
+        for name in sorted(shapes.keys() | wanted.keys())
+        if shapes.get(name) != wanted.get(name)
+    ]
+    if differ:
+        more = f", and {len(differ) - 3} more" if len(differ) > 3 else ""
+        raise UserError(f"{path} is of another model: {'; '.join(differ[:3])}{more}")

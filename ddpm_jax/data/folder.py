@@ -1,0 +1,116 @@
+"""Folders of PNG, JPEG and WebP images; first-level sub-folders are classes."""
+
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from ddpm_jax.config import DataConfig
+from ddpm_jax.data.sources import Source, first_line
+from ddpm_jax.data.transforms import decode_image
+from ddpm_jax.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+logger = logging.getLogger("ddpm_jax")
+
+
+def find_images(root: Path) -> list[str]:
+    """Images under `root`, as sorted relative paths with "/" between the parts.
+
+    Links are followed. Hidden files and folders are not: macOS leaves `._NAME.png` files that are
+    no images.
+    """
+
+    def fail(error: OSError) -> None:
+        raise UserError(f"cannot read folder {error.filename}: {error.strerror}")
+
+    found: list[str] = []
+    seen: set[str] = set()  # real paths: a link to a parent would never end
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=fail):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        inside = Path(folder).relative_to(root)
+        found += [
+            (inside / name).as_posix()
+            for name in names
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        ]
+    return sorted(found)
+
+
+class FolderRecords:
+    """Images decoded when asked for. The next good image stands in for a broken one."""
+
+    def __init__(self, root: Path, paths: list[str], labels: list[int], channels: int) -> None:
+        self.root = root
+        self.paths = paths
+        self.labels = labels
+        self.channels = channels
+        self.broken: set[str] = set()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Image `index`, or the first good one after it, which depends on the files alone.
+
+        Raises:
+          UserError: every image is broken.
+        """
+        for offset in range(len(self)):
+            i = (index + offset) % len(self)
+            path = self.paths[i]
+            if path in self.broken:
+                continue
+            try:
+                image = decode_image(self.root / path, self.channels)
+            except Exception as error:  # PIL: OSError, SyntaxError, ValueError, struct.error, ...
+                self._mark_broken(path, error)
+                continue
+            return {"x": image, "label": self.labels[i]}
+        raise UserError(
+            f"none of the {len(self)} images in {self.root} can be read; "
+            f"the first is {self.paths[0]}: replace them or choose another folder"
+        )
+
+    def _mark_broken(self, path: str, error: Exception) -> None:
+        with self._lock:
+            if path in self.broken:
+                return
+            self.broken.add(path)
+        name, reason = self.root / path, first_line(error)
+        logger.warning("%s is broken, another image takes its place: %s", name, reason)
+
+
+def load_folder(path: str, data: DataConfig) -> Source:
+    """Opens `folder:PATH`.
+
+    The images are labelled if all of them are in sub-folders: the class is the first-level one.
+
+    Raises:
+      UserError: PATH is no folder, or holds no readable image.
+    """
+    root = Path(path).expanduser()
+    if not root.exists():
+        raise UserError(f"folder {path} does not exist; check data.name ({data.name})")
+    if not root.is_dir():
+        raise UserError(f"{path} is a file; data.name must be folder:PATH of a folder of images")
+    paths = find_images(root)
+    if not paths:
+        raise UserError(f"folder {path} has no PNG, JPEG or WebP images; put some there")
+    class_names: tuple[str, ...] = ()
+    labels = [-1] * len(paths)
+    if all("/" in name for name in paths):
+        folders = [name.split("/", 1)[0] for name in paths]
+        class_names = tuple(sorted(set(folders)))
+        number = {name: i for i, name in enumerate(class_names)}
+        labels = [number[name] for name in folders]
+    records = FolderRecords(root, paths, labels, data.channels)
+    records[0]  # a folder without one good image is an error now, not in a reader thread later
+    return Source(data.name, records, len(class_names), class_names)

@@ -1,0 +1,32 @@
+"""Downloads a TFDS data set and writes it as ArrayRecord. The one file that imports TensorFlow.
+
+    python -m ddpm_jax.data.prepare cifar10 [--dir ~/tensorflow_datasets]
+
+TensorFlow takes all memory of a GPU that it sees and clashes with JAX's libraries, so training runs
+this in a process of its own. `pip install 'ddpm-jax[prepare]'` brings what it needs.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prepares the set that the command line names."""
+    parser = argparse.ArgumentParser(description="Prepare a TFDS data set as ArrayRecord.")
+    parser.add_argument("name", help="TFDS name, as in cifar10 or lsun/bedroom or cifar10:3.0.2")
+    parser.add_argument("--dir", default="~/tensorflow_datasets", help="folder of data sets")
+    args = parser.parse_args(argv)
+
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the GPU belongs to JAX
+    import tensorflow  # noqa: F401  its absence should be the error, not a late one inside TFDS
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(args.name, data_dir=str(Path(args.dir).expanduser()))
+    builder.download_and_prepare(file_format=tfds.core.FileFormat.ARRAY_RECORD)
+    print(f"{builder.info.full_name} is in {builder.data_dir}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Where examples come from: bundled sets, folders of images, TensorFlow Datasets."""
+
+import difflib
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ddpm_jax.config import DataConfig
+from ddpm_jax.errors import UserError
+
+FORMS = "digits, s_curve, tfds:NAME or folder:PATH"
+
+
+class Records(Protocol):
+    """Random access to examples, from any thread.
+
+    Item i is {"x": uint8 [H, W, C] of any size, or float32 [2], "label": int, -1 if it has none}.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """A set of examples."""
+
+    name: str  # as in DataConfig.name
+    records: Records
+    num_classes: int = 0  # labels are 0..num_classes-1; 0: the set has none
+    class_names: tuple[str, ...] = ()  # of the labels, in order
+    in_memory: bool = False  # reading a record takes no decoding
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def broken(self) -> list[str]:
+        """Names of the files found broken so far, sorted; others took their place."""
+        return sorted(getattr(self.records, "broken", ()))
+
+
+@dataclass(frozen=True)
+class ArrayRecords:
+    """Records held in memory: `x` [N, ...], `labels` int [N]."""
+
+    x: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"x": self.x[index], "label": int(self.labels[index])}
+
+
+def load_source(data: DataConfig) -> Source:
+    """Opens the set that `data.name` names.
+
+    Raises:
+      UserError: there is no such set, it can't be read, or it doesn't fit the other settings.
+    """
+    kind, _, rest = data.name.partition(":")
+    if data.name == "s_curve":
+        return load_s_curve(data)
+    if data.channels not in (1, 3):
+        raise UserError(f"data.channels is {data.channels}; it must be 1 (grey) or 3 (RGB)")
+    if data.image_size < 1:
+        raise UserError(f"data.image_size is {data.image_size}; it must be 1 or more")
+    if data.name == "digits":
+        return load_digits(data)
+    if kind == "folder" and rest:
+        from ddpm_jax.data.folder import load_folder
+
+        return load_folder(rest, data)
+    if kind == "tfds" and rest:
+        from ddpm_jax.data.tfds_source import load_tfds
+
+        return load_tfds(rest, data)
+    close = difflib.get_close_matches(kind, ["digits", "s_curve", "tfds", "folder"], n=1)
+    full = {"tfds": f"tfds:{rest or 'NAME'}", "folder": f"folder:{rest or 'PATH'}"}
+    hint = f"; did you mean {full.get(close[0], close[0])}?" if close else ""
+    raise UserError(f"data.name is {data.name!r}; it must be {FORMS}{hint}")
+
+
+def check_channels(name: str, channels: int, data: DataConfig) -> None:
+    """Raises a `UserError` if images with `channels` don't fit `data.channels`."""
+    if channels != data.channels:
+        plural = "" if channels == 1 else "s"
+        raise UserError(
+            f"data.channels is {data.channels} but {name} has {channels} channel{plural}; "
+            f"set --data.channels {channels}"
+        )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's text, or its type if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def load_digits(data: DataConfig) -> Source:
+    """scikit-learn's 1797 handwritten digits: uint8 [8, 8, 1], ten classes."""
+    from sklearn import datasets
+
+    check_channels("digits", 1, data)
+    digits = datasets.load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    names = tuple(str(i) for i in range(10))
+    return Source("digits", ArrayRecords(images, digits.target), 10, names, in_memory=True)
+
+
+def load_s_curve(data: DataConfig) -> Source:
+    """10 000 points along an S in the plane, roughly in [-0.2, 0.2]: float32 [2], unlabelled."""
+    from sklearn import datasets
+
+    if data.flip:
+        raise UserError("data.flip mirrors images, and s_curve has points; set data.flip to False")
+    points, _ = datasets.make_s_curve(10_000, noise=0.1, random_state=0)
+    points = (points[:, [0, 2]] / 10).astype(np.float32)
+    labels = np.full(len(points), -1)
+    return Source("s_curve", ArrayRecords(points, labels), in_memory=True)

@@ -1,0 +1,179 @@
+"""TensorFlow Datasets, read as ArrayRecord without TensorFlow."""
+
+import importlib.util
+import io
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ddpm_jax.config import DataConfig
+from ddpm_jax.data.sources import Source, check_channels, first_line
+from ddpm_jax.data.transforms import decode_image
+from ddpm_jax.errors import UserError
+
+DEFAULT_DIR = "~/tensorflow_datasets"
+PACKAGE_PARENT = Path(__file__).resolve().parents[2]
+logger = logging.getLogger("ddpm_jax")
+
+
+def prepared_versions(folder: Path) -> dict[str, Path]:
+    """Folders in `folder` that hold a prepared version, such as "3.0.2", newest last."""
+    if not folder.is_dir():
+        return {}
+    found = {
+        child.name: child
+        for child in folder.iterdir()
+        if re.fullmatch(r"\d+\.\d+\.\d+", child.name) and (child / "dataset_info.json").is_file()
+    }
+    return dict(sorted(found.items(), key=lambda item: tuple(map(int, item[0].split(".")))))
+
+
+def find_prepared(spec: str, root: Path) -> Path | None:
+    """The folder of `spec`, NAME[/CONFIG][:VERSION], under `root`; the newest version unless given.
+
+    Raises:
+      UserError: the set has configurations there, and `spec` names none.
+    """
+    name, _, version = spec.partition(":")
+    versions = prepared_versions(root / name)
+    if version:
+        return versions.get(version)
+    if versions:
+        return list(versions.values())[-1]
+    if (root / name).is_dir() and "/" not in name:
+        configs = sorted(d.name for d in (root / name).iterdir() if prepared_versions(d))
+        if configs:
+            raise UserError(
+                f"tfds:{name} is prepared in configurations: {', '.join(configs)}; "
+                f"choose one, as in tfds:{name}/{configs[0]}"
+            )
+    return None
+
+
+def prepare(spec: str, root: Path) -> None:
+    """Prepares `spec` under `root` in a process of its own, which imports TensorFlow.
+
+    Raises:
+      UserError: TensorFlow isn't installed, or the process failed.
+    """
+    command = ["-m", "ddpm_jax.data.prepare", spec, "--dir", str(root)]
+    shown = f"python {' '.join(command)}"
+    if importlib.util.find_spec("tensorflow") is None:
+        have = ", ".join(prepared_versions(root / spec.partition(":")[0]))
+        raise UserError(
+            f"tfds:{spec} is not prepared in {root}{f' (only {have})' if have else ''}; set "
+            "--data.dir, or `pip install 'ddpm-jax[prepare]'` and run again to download it"
+        )
+    logger.warning("tfds:%s is not prepared in %s; running `%s`", spec, root, shown)
+    path = os.pathsep.join(filter(None, [str(PACKAGE_PARENT), os.environ.get("PYTHONPATH")]))
+    env = os.environ | {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise UserError(f"cannot prepare tfds:{spec}: {lines[-1]}; to see more, run `{shown}`")
+
+
+class TfdsRecords:
+    """Records of an ArrayRecord split. `read` is TFDS's data source, its images still encoded."""
+
+    def __init__(
+        self, spec: str, read: Any, image_key: str, label_key: str | None, channels: int
+    ) -> None:
+        self.spec = spec
+        self.read = read
+        self.image_key = image_key
+        self.label_key = label_key
+        self.channels = channels
+
+    def __len__(self) -> int:
+        return len(self.read)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            record = self.read[index]
+            image = decode_image(io.BytesIO(record[self.image_key]), self.channels)
+        except Exception as error:  # array_record: RuntimeError; protobuf and PIL: their own
+            raise UserError(
+                f"record {index} of tfds:{self.spec} cannot be read: {first_line(error)}; "
+                "delete the set and prepare it again"
+            ) from error
+        return {"x": image, "label": int(record[self.label_key]) if self.label_key else -1}
+
+
+def open_split(spec: str, builder: Any, split: str, image_key: str) -> Any:
+    """TFDS's data source of `split`, such as "train", "train+test" or "train[:90%]".
+
+    Raises:
+      UserError: there is no such split or it is empty, or it isn't ArrayRecord.
+    """
+    import tensorflow_datasets as tfds
+
+    formats = builder.info.available_file_formats()
+    if tfds.core.FileFormat.ARRAY_RECORD not in formats:
+        have = ", ".join(sorted(f.value for f in formats)) or "no known format"
+        raise UserError(
+            f"tfds:{spec} in {builder.data_dir} is prepared as {have}, not array_record; move it "
+            f"away and run `python -m ddpm_jax.data.prepare {spec} --dir DIR`"
+        )
+    try:
+        # TFDS would decode with OpenCV if it is there and with PIL otherwise: two answers for JPEG.
+        decoders = {image_key: tfds.decode.SkipDecoding()}
+        read = builder.as_data_source(split, decoders=decoders, file_format="array_record")
+        if len(read) == 0:
+            raise ValueError("it is empty")
+    except ValueError as error:
+        have = ", ".join(builder.info.splits)
+        raise UserError(
+            f"data.split is {split!r}, which tfds:{spec} can't give: {first_line(error)}; "
+            f"it has: {have} (join several with +)"
+        ) from error
+    return read
+
+
+def load_tfds(spec: str, data: DataConfig) -> Source:
+    """Opens `tfds:NAME[/CONFIG][:VERSION]`, preparing it first if that was never done.
+
+    Its first image feature is the example, its first `ClassLabel`, if any, the label.
+
+    Raises:
+      UserError: it is neither prepared nor can be, can't be read, holds no 8-bit images, or doesn't
+        fit `data.split` and `data.channels`.
+    """
+    root = Path(data.dir or DEFAULT_DIR).expanduser()
+    folder = find_prepared(spec, root)
+    if folder is None:
+        prepare(spec, root)
+        folder = find_prepared(spec, root)
+    if folder is None:
+        raise UserError(f"tfds:{spec} was prepared, but not in {root}; check its name and version")
+
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_from_directory(folder)
+        features = dict(builder.info.features.items())
+    except Exception as error:  # JSON, protobuf and TFDS each raise their own
+        raise UserError(
+            f"{folder} is no readable TFDS data set: {first_line(error)}; "
+            "delete it and run again to prepare it anew"
+        ) from error
+    images = [key for key, f in features.items() if isinstance(f, tfds.features.Image)]
+    labels = [key for key, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+    if not images:
+        raise UserError(f"tfds:{spec} has no images; its features are {', '.join(features)}")
+    image = features[images[0]]
+    if image.np_dtype.kind != "u":
+        raise UserError(f"tfds:{spec} has {image.np_dtype} images; only integer ones can be used")
+    if image.shape[-1] in (1, 3):  # else it varies, or the fourth is transparency
+        check_channels(f"tfds:{spec}", image.shape[-1], data)
+    read = open_split(spec, builder, data.split, images[0])
+    label_key = labels[0] if labels else None
+    records = TfdsRecords(spec, read, images[0], label_key, data.channels)
+    for index in (0, len(records) - 1):  # a missing or cut file is an error now, not in an hour
+        records[index]
+    names = tuple(features[label_key].names) if label_key else ()
+    return Source(data.name, records, len(names), names)

@@ -1,0 +1,229 @@
+"""Noise schedules: betas, the tables that follow from them, and respacing.
+
+The forward process is q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t I), t = 0..T-1. All
+tables are float64 numpy arrays [T]; the functions in `process` cast what they use to float32.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+
+def linear_betas(num_timesteps: int, start: float = 1e-4, end: float = 0.02) -> np.ndarray:
+    """Betas from `start` to `end` in equal steps (Ho et al. 2020)."""
+    return np.linspace(start, end, num_timesteps, dtype=np.float64)
+
+
+def quadratic_betas(num_timesteps: int, start: float = 1e-4, end: float = 0.02) -> np.ndarray:
+    """Betas whose square roots are linear."""
+    return np.linspace(start**0.5, end**0.5, num_timesteps, dtype=np.float64) ** 2
+
+
+def constant_betas(num_timesteps: int, end: float = 0.02) -> np.ndarray:
+    """Every beta the same."""
+    return np.full(num_timesteps, end, dtype=np.float64)
+
+
+def jsd_betas(num_timesteps: int) -> np.ndarray:
+    """1/T, 1/(T-1), ..., 1 (Sohl-Dickstein et al. 2015): equal parts of the signal are lost."""
+    return 1.0 / np.linspace(num_timesteps, 1, num_timesteps, dtype=np.float64)
+
+
+def warmup_betas(
+    num_timesteps: int, start: float = 1e-4, end: float = 0.02, fraction: float = 0.1
+) -> np.ndarray:
+    """Linear over the first `fraction` of the chain, then constant at `end`."""
+    betas = constant_betas(num_timesteps, end)
+    warmup = int(num_timesteps * fraction)
+    betas[:warmup] = linear_betas(warmup, start, end)
+    return betas
+
+
+def sigmoid_betas(
+    num_timesteps: int,
+    start: float = 1e-5,
+    end: float = 5e-3,
+    sigmoid_range: tuple[float, float] = (-6.0, 6.0),
+) -> np.ndarray:
+    """A sigmoid over `sigmoid_range`, scaled into [start, end]."""
+    x = np.linspace(*sigmoid_range, num_timesteps, dtype=np.float64)
+    return start + (end - start) / (1 + np.exp(-x))
+
+
+def alpha_bar_betas(
+    alpha_bar: Callable[[float], float], num_timesteps: int, max_beta: float = 0.999
+) -> np.ndarray:
+    """Betas that make prod(1 - beta) follow `alpha_bar`, a function of time in [0, 1].
+
+    Each beta is at most `max_beta`, to stay clear of the singularity at time 1.
+    """
+    edges = [alpha_bar(i / num_timesteps) for i in range(num_timesteps + 1)]
+    return np.array([min(1 - b / a, max_beta) for a, b in pairwise(edges)])
+
+
+def cosine_alpha_bar(time: float) -> float:
+    """Improved DDPM, eq. 17, up to a constant factor."""
+    return math.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
+
+
+def named_betas(
+    name: str,
+    num_timesteps: int,
+    start: float | None = None,
+    end: float | None = None,
+    sigmoid_range: tuple[float, float] = (-6.0, 6.0),
+) -> np.ndarray:
+    """Betas [T] of the schedule called `name`; None keeps its usual first and last beta.
+
+    "linear" without bounds is Improved DDPM's: 1e-4 to 0.02 at T = 1000, scaled by 1000/T so that a
+    chain of any length ends in noise. Raises ValueError for an unknown name.
+    """
+    if name == "linear":
+        scale = 1000 / num_timesteps
+        start = scale * 1e-4 if start is None else start
+        end = scale * 0.02 if end is None else end
+        return linear_betas(num_timesteps, start, end)
+    bounds = {
+        key: value for key, value in {"start": start, "end": end}.items() if value is not None
+    }
+    match name:
+        case "cosine":
+            return alpha_bar_betas(cosine_alpha_bar, num_timesteps)
+        case "sigmoid":
+            return sigmoid_betas(num_timesteps, **bounds, sigmoid_range=sigmoid_range)
+        case "quadratic":
+            return quadratic_betas(num_timesteps, **bounds)
+        case "constant":
+            return constant_betas(num_timesteps, 0.02 if end is None else end)
+        case "jsd":
+            return jsd_betas(num_timesteps)
+        case "warmup10":
+            return warmup_betas(num_timesteps, **bounds, fraction=0.1)
+        case "warmup50":
+            return warmup_betas(num_timesteps, **bounds, fraction=0.5)
+    raise ValueError(f"unknown beta schedule: {name}")
+
+
+class NoiseSchedule(NamedTuple):
+    """The tables of one forward process; float64 [T] but for `timestep_map`, int64 [T].
+
+    `timestep_map` holds the timesteps of the original chain that are kept, `model_timesteps` what
+    the network is told at each. The names are those of DDPM's equations.
+    """
+
+    betas: np.ndarray
+    alphas_cumprod: np.ndarray
+    alphas_cumprod_prev: np.ndarray
+    alphas_cumprod_next: np.ndarray
+    sqrt_alphas_cumprod: np.ndarray
+    sqrt_one_minus_alphas_cumprod: np.ndarray
+    log_one_minus_alphas_cumprod: np.ndarray
+    sqrt_recip_alphas_cumprod: np.ndarray
+    sqrt_recipm1_alphas_cumprod: np.ndarray
+    posterior_variance: np.ndarray
+    posterior_log_variance_clipped: np.ndarray
+    posterior_mean_coef1: np.ndarray
+    posterior_mean_coef2: np.ndarray
+    timestep_map: np.ndarray
+    model_timesteps: np.ndarray
+
+    @property
+    def num_timesteps(self) -> int:
+        """T, the length of this chain."""
+        return len(self.betas)
+
+
+def make_schedule(
+    betas: np.ndarray,
+    timestep_map: np.ndarray | None = None,
+    model_timesteps: np.ndarray | None = None,
+) -> NoiseSchedule:
+    """All tables that follow from `betas` [T], each in (0, 1].
+
+    Raises ValueError if a beta is outside, or if the chain has fewer than two steps: the variance
+    of the last reverse step is taken from the one before it.
+    """
+    betas = np.asarray(betas, np.float64)
+    if betas.ndim != 1 or len(betas) < 2:
+        raise ValueError(f"a chain needs at least 2 timesteps, not {betas.shape}")
+    if not (betas.min() > 0 and betas.max() <= 1):
+        raise ValueError(f"betas must be in (0, 1], not {betas.min():.3g}..{betas.max():.3g}")
+    alphas_cumprod = np.cumprod(1 - betas)
+    previous = np.append(1.0, alphas_cumprod[:-1])
+    # A last alpha-bar of 0 (beta 1) gives infinities at T-1, which no sampler reads as they stand.
+    with np.errstate(divide="ignore"):
+        posterior_variance = betas * (1 - previous) / (1 - alphas_cumprod)
+        return NoiseSchedule(
+            betas=betas,
+            alphas_cumprod=alphas_cumprod,
+            alphas_cumprod_prev=previous,
+            alphas_cumprod_next=np.append(alphas_cumprod[1:], 0.0),
+            sqrt_alphas_cumprod=np.sqrt(alphas_cumprod),
+            sqrt_one_minus_alphas_cumprod=np.sqrt(1 - alphas_cumprod),
+            log_one_minus_alphas_cumprod=np.log(1 - alphas_cumprod),
+            sqrt_recip_alphas_cumprod=np.sqrt(1 / alphas_cumprod),
+            sqrt_recipm1_alphas_cumprod=np.sqrt(1 / alphas_cumprod - 1),
+            posterior_variance=posterior_variance,
+            # The posterior variance is 0 at t = 0, so its logarithm is taken from t = 1.
+            posterior_log_variance_clipped=np.log(
+                np.append(posterior_variance[1], posterior_variance[1:])
+            ),
+            posterior_mean_coef1=betas * np.sqrt(previous) / (1 - alphas_cumprod),
+            posterior_mean_coef2=(1 - previous) * np.sqrt(1 - betas) / (1 - alphas_cumprod),
+            timestep_map=np.arange(len(betas)) if timestep_map is None else timestep_map,
+            model_timesteps=(
+                np.arange(len(betas), dtype=np.float64)
+                if model_timesteps is None
+                else model_timesteps
+            ),
+        )
+
+
+def rescaled(schedule: NoiseSchedule) -> NoiseSchedule:
+    """The same chain, its network told t * 1000 / T whatever T is (Improved DDPM)."""
+    scale = 1000.0 / schedule.num_timesteps
+    return schedule._replace(model_timesteps=schedule.model_timesteps * scale)
+
+
+def space_timesteps(num_timesteps: int, spec: str | Sequence[int]) -> list[int]:
+    """The timesteps that a shorter chain keeps, ascending.
+
+    `spec` is "ddimN", exactly N at an equal stride from 0, or counts "a,b,c": the chain is cut into
+    that many equal sections, and each keeps its count, first and last included. Raises ValueError.
+    """
+    if isinstance(spec, str):
+        if spec.startswith("ddim"):
+            return _strided(num_timesteps, int(spec.removeprefix("ddim")))
+        spec = [int(count) for count in spec.split(",")]
+    size, extra = divmod(num_timesteps, len(spec))
+    start, steps = 0, set()
+    for i, count in enumerate(spec):
+        length = size + (i < extra)
+        if length < count:
+            raise ValueError(f"cannot divide section of {length} steps into {count}")
+        stride = 1 if count <= 1 else (length - 1) / (count - 1)
+        # Summed, and rounded half to even, as the original does: round(linspace) differs.
+        position = 0.0
+        for _ in range(count):
+            steps.add(start + round(position))
+            position += stride
+        start += length
+    return sorted(steps)
+
+
+def _strided(num_timesteps: int, count: int) -> list[int]:
+    for stride in range(1, num_timesteps):
+        if len(range(0, num_timesteps, stride)) == count:
+            return list(range(0, num_timesteps, stride))
+    raise ValueError(f"cannot create exactly {num_timesteps} steps with an integer stride")
+
+
+def respace(schedule: NoiseSchedule, spec: str | Sequence[int]) -> NoiseSchedule:
+    """The chain over the timesteps that `spec` keeps, with the same alphas_cumprod at each."""
+    steps = space_timesteps(schedule.num_timesteps, spec)
+    kept = schedule.alphas_cumprod[steps]
+    betas = 1 - kept / np.append(1.0, kept[:-1])
+    return make_schedule(betas, schedule.timestep_map[steps], schedule.model_timesteps[steps])

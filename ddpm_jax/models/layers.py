@@ -1,0 +1,196 @@
+"""The parts of the U-Net: norms, embeddings, residual blocks, attention, resampling.
+
+x: [B, H, W, C]; emb: [B, 4 * channels]. Parameters are float32; `dtype` is that of the computation,
+and norms and the softmax always run in float32. Sources: DDPM's appendix B, ADM's section 3.
+"""
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ddpm_jax.config import ModelConfig
+
+# DDPM's initialisation; the last layer of each residual branch starts at zero.
+DENSE_INIT = nnx.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+ZERO_INIT = nnx.initializers.zeros_init()
+
+
+def timestep_embedding(t: jax.Array, dim: int, max_period: float = 10_000) -> jax.Array:
+    """[cos(t w_i), sin(t w_i)] with w_i = max_period^(-i / (dim // 2)): float32 [B, dim].
+
+    t: [B], integer or fractional. An odd `dim` ends in a zero.
+    """
+    half = dim // 2
+    freqs = jnp.exp(-math.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = t.astype(jnp.float32)[:, None] * freqs
+    embedding = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)
+    return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zeroes entries with probability `rate` and scales up the rest; no key, no dropout."""
+    if key is None or rate == 0:
+        return x
+    kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)
+
+
+class GroupNorm(nnx.Module):
+    """Group norm over [B, ..., C], in float32, with the two-pass variance of PyTorch."""
+
+    def __init__(self, channels: int, groups: int = 32, epsilon: float = 1e-5):
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+        self.groups, self.epsilon = groups, epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        grouped = x.astype(jnp.float32).reshape(
+            x.shape[0], -1, self.groups, x.shape[-1] // self.groups
+        )
+        mean = grouped.mean(axis=(1, 3), keepdims=True)
+        variance = jnp.square(grouped - mean).mean(axis=(1, 3), keepdims=True)
+        normed = (grouped - mean) * jax.lax.rsqrt(variance + self.epsilon)
+        return (normed.reshape(x.shape) * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+def conv(
+    in_channels: int,
+    out_channels: int,
+    dtype: jnp.dtype,
+    rngs: nnx.Rngs,
+    stride: int = 1,
+    zero: bool = False,
+) -> nnx.Conv:
+    """A 3x3 convolution, padded by one pixel on each side whatever the stride, as in PyTorch."""
+    return nnx.Conv(
+        in_channels,
+        out_channels,
+        (3, 3),
+        strides=stride,
+        padding=((1, 1), (1, 1)),
+        kernel_init=ZERO_INIT if zero else DENSE_INIT,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def linear(
+    in_features: int, out_features: int, dtype: jnp.dtype, rngs: nnx.Rngs, zero: bool = False
+) -> nnx.Linear:
+    """A dense layer over the last axis: on images, a 1x1 convolution."""
+    init = ZERO_INIT if zero else DENSE_INIT
+    return nnx.Linear(in_features, out_features, kernel_init=init, dtype=dtype, rngs=rngs)
+
+
+def upsample_nearest(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] -> [B, 2H, 2W, C], each pixel repeated."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def downsample_mean(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] -> [B, H // 2, W // 2, C], the mean of each 2x2 square."""
+    batch, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+
+
+class Upsample(nnx.Module):
+    """Nearest-neighbour doubling, then a convolution if `with_conv`."""
+
+    def __init__(self, channels: int, with_conv: bool, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.conv = conv(channels, channels, dtype, rngs) if with_conv else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = upsample_nearest(x)
+        return x if self.conv is None else self.conv(x)
+
+
+class Downsample(nnx.Module):
+    """A convolution of stride 2 if `with_conv`, else the mean of 2x2 squares."""
+
+    def __init__(self, channels: int, with_conv: bool, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.conv = conv(channels, channels, dtype, rngs, stride=2) if with_conv else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return downsample_mean(x) if self.conv is None else self.conv(x)
+
+
+class ResBlock(nnx.Module):
+    """norm-SiLU-conv twice, the embedding in between, around a skip connection.
+
+    `resample` doubles or halves the image between the first SiLU and its convolution, and on the
+    skip connection, as BigGAN does. With `scale_shift_norm` the embedding scales and shifts the
+    second norm; without, it is added before it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        config: ModelConfig,
+        rngs: nnx.Rngs,
+        resample: Literal["up", "down"] | None = None,
+    ):
+        dtype = jnp.dtype(config.dtype)
+        widen = 2 if config.scale_shift_norm else 1
+        self.norm1 = GroupNorm(in_channels, config.norm_groups)
+        self.conv1 = conv(in_channels, out_channels, dtype, rngs)
+        self.emb_proj = linear(4 * config.channels, widen * out_channels, dtype, rngs)
+        self.norm2 = GroupNorm(out_channels, config.norm_groups)
+        self.conv2 = conv(out_channels, out_channels, dtype, rngs, zero=True)
+        same = in_channels == out_channels
+        self.skip = None if same else linear(in_channels, out_channels, dtype, rngs)
+        self.resample = {"up": upsample_nearest, "down": downsample_mean, None: _same}[resample]
+        self.scale_shift_norm, self.dropout = config.scale_shift_norm, config.dropout
+        self.residual_scale = math.sqrt(0.5) if config.rescale_residual else 1.0
+
+    def __call__(
+        self, x: jax.Array, emb: jax.Array, dropout_key: jax.Array | None = None
+    ) -> jax.Array:
+        h = self.conv1(self.resample(nnx.silu(self.norm1(x))))
+        emb = self.emb_proj(nnx.silu(emb))[:, None, None, :]
+        if self.scale_shift_norm:
+            scale, shift = jnp.split(emb, 2, axis=-1)
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h + emb)
+        h = self.conv2(dropout(nnx.silu(h), self.dropout, dropout_key))
+        x = self.resample(x)
+        skip = x if self.skip is None else self.skip(x)
+        return (skip + h) * self.residual_scale
+
+
+def _same(x: jax.Array) -> jax.Array:
+    return x
+
+
+class Attention(nnx.Module):
+    """Self-attention over all pixels, in `heads` heads, around a skip connection.
+
+    The q, k, v projection holds, along its output, q, k, v of the first head, then of the next
+    ("legacy"), or q of all heads, then k, then v ("new"): published weights come in both layouts.
+    """
+
+    def __init__(self, channels: int, config: ModelConfig, rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.dtype)
+        per_head = config.num_head_channels
+        self.heads = channels // per_head if per_head else config.num_heads
+        self.order = config.attention_order
+        self.norm = GroupNorm(channels, config.norm_groups)
+        self.qkv = linear(channels, 3 * channels, dtype, rngs)
+        self.proj_out = linear(channels, channels, dtype, rngs, zero=True)
+        self.residual_scale = math.sqrt(0.5) if config.rescale_residual else 1.0
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, height, width, channels = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(batch, height * width, 3 * channels)
+        if self.order == "legacy":
+            q, k, v = jnp.split(qkv.reshape(batch, height * width, self.heads, -1), 3, axis=-1)
+        else:
+            q, k, v = jnp.unstack(qkv.reshape(batch, height * width, 3, self.heads, -1), axis=2)
+        h = jax.nn.dot_product_attention(q, k, v)
+        h = self.proj_out(h.reshape(x.shape))
+        return (x + h) * self.residual_scale

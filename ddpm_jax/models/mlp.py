@@ -1,0 +1,35 @@
+"""A multi-layer perceptron for points of the plane."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ddpm_jax.config import ModelConfig
+from ddpm_jax.models.layers import linear, timestep_embedding
+
+
+class MLP(nnx.Module):
+    """Maps x_t [B, D] to [B, D]; an embedding of t is added in every hidden layer."""
+
+    def __init__(self, config: ModelConfig, features: int, rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.dtype)
+        width, depth = config.channels, config.num_res_blocks
+        sizes = [features] + [width] * depth
+        self.channels, self.dtype = width, dtype
+        self.hidden = nnx.List([linear(a, width, dtype, rngs) for a in sizes[:-1]])
+        self.time_proj = nnx.List([linear(width, width, dtype, rngs) for _ in range(depth)])
+        self.out = linear(width, features, dtype, rngs)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        labels: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """x: [B, D]; t: [B]; labels and dropout_key are not used; -> float32 [B, D]."""
+        emb = timestep_embedding(t, self.channels).astype(self.dtype)
+        h = x.astype(self.dtype)
+        for hidden, time_proj in zip(self.hidden, self.time_proj, strict=True):
+            h = nnx.silu(hidden(h) + time_proj(emb))
+        return self.out(h).astype(jnp.float32)

@@ -1,0 +1,1 @@
+"""Samplers: one step of each, and the chain that repeats it."""

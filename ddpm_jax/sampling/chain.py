@@ -1,0 +1,119 @@
+"""The whole reverse chain as one jitted program.
+
+Sample i is a function of (seed, i, label) alone: it has a key of its own, whatever the batch it
+is drawn in. The bounds of the chain are arguments of the program, so the same executable runs it
+whole, or in slices between which a progress bar moves.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddpm_jax.diffusion.process import Diffusion
+from ddpm_jax.sampling.steps import StepFn
+
+PROGRESS_SLICES = 50
+
+# apply(params, x_t, model_t, labels) -> [B, ...]
+Apply = Callable[[dict, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+class Samples(NamedTuple):
+    """x_0 [B, ...], and x_t and the predicted x_0 at the K steps that were kept: [K, B, ...]."""
+
+    x: jax.Array
+    kept_x: jax.Array
+    kept_xstart: jax.Array
+
+
+def sample_keys(seed: int | jax.Array, index: jax.Array) -> jax.Array:
+    """A key for each sample, of its own index [B] alone."""
+    return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(index)
+
+
+def make_sampler(
+    diffusion: Diffusion,
+    step: StepFn,
+    apply: Apply,
+    shape: tuple[int, ...],
+    keep: Sequence[int] = (),
+) -> Callable[..., Samples]:
+    """A function `run(params, seed, index, labels, on_progress=None) -> Samples`.
+
+    `shape` is that of one sample; `index`, `labels`: int32 [B], a label of -1 meaning none. `keep`
+    lists the indices t, at most T-1, whose x_t and predicted x_0 come back, in the order of the
+    list. `on_progress(n)` hears that n more steps are done, one slice of the chain behind, so that
+    the device never waits for it. B, not the values, decides whether `run` compiles.
+    """
+    num_steps = diffusion.schedule.num_timesteps
+    # The place of each step's state among those kept; len(keep) is out of bounds and so dropped.
+    slot = np.full(num_steps, len(keep), np.int32)
+    slot[list(keep)] = np.arange(len(keep))
+
+    @jax.jit
+    def start(seed: jax.Array, index: jax.Array) -> Samples:
+        keys = jax.vmap(partial(jax.random.fold_in, data=num_steps))(sample_keys(seed, index))
+        x = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+        kept = jnp.zeros((len(keep), *x.shape))
+        return Samples(x, kept, kept.copy())
+
+    @partial(jax.jit, donate_argnums=1)
+    def advance(params, state, seed, index, labels, first, last) -> tuple[Samples, jax.Array]:
+        keys = sample_keys(seed, index)
+
+        def body(i: jax.Array, state: Samples) -> Samples:
+            t = first - 1 - i
+            step_keys = jax.vmap(partial(jax.random.fold_in, data=t))(keys)
+            noise = jax.vmap(lambda key: jax.random.normal(key, shape))(step_keys)
+            new = step(
+                diffusion,
+                lambda x, model_t: apply(params, x, model_t, labels),
+                state.x,
+                jnp.full(index.shape, t),
+                noise,
+            )
+            if not keep:
+                return state._replace(x=new.sample)
+            place = jnp.asarray(slot)[t]
+            return Samples(
+                new.sample,
+                state.kept_x.at[place].set(state.x, mode="drop"),
+                state.kept_xstart.at[place].set(new.pred_xstart, mode="drop"),
+            )
+
+        return jax.lax.fori_loop(0, first - last, body, state), last
+
+    def run(
+        params: dict,
+        seed: int,
+        index: jax.Array,
+        labels: jax.Array,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> Samples:
+        state = start(seed, index)
+        slices = 1 if on_progress is None else min(num_steps, PROGRESS_SLICES)
+        bounds = np.linspace(num_steps, 0, slices + 1).astype(np.int32)
+        running = None
+        for first, last in pairwise(bounds):
+            state, done = advance(params, state, seed, index, labels, first, last)
+            if on_progress is not None:
+                if running is not None:
+                    running[0].block_until_ready()
+                    on_progress(running[1])
+                running = done, int(first - last)
+        if running is not None:
+            running[0].block_until_ready()
+            on_progress(running[1])
+        return state
+
+    return run
+
+
+def evenly_kept(num_timesteps: int, count: int) -> list[int]:
+    """Up to `count` indices from T-1 down to 0, evenly spread, for `keep`."""
+    return sorted({round(t) for t in np.linspace(num_timesteps - 1, 0, count)}, reverse=True)

@@ -1,0 +1,110 @@
+"""Samples of a run's model as arrays: labels, batches and devices around the chain."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ddpm_jax.config import Config, data_shape
+from ddpm_jax.diffusion import build_diffusion
+from ddpm_jax.errors import UserError
+from ddpm_jax.models import Network, Params
+from ddpm_jax.parallel import batch_sharding
+from ddpm_jax.sampling.chain import evenly_kept, make_sampler
+from ddpm_jax.sampling.steps import ancestral_step, ddim_step
+
+
+class Drawn(NamedTuple):
+    """N samples in model range, and at K timesteps of the chain x_t and the predicted x_0."""
+
+    x: np.ndarray  # [N, ...]
+    labels: np.ndarray  # int32 [N], -1 for none
+    timesteps: list[int]  # K, of the chain of training, falling
+    kept_x: np.ndarray  # [K, N, ...]
+    kept_xstart: np.ndarray  # [K, N, ...]
+
+
+def choose_labels(spec: str, num: int, num_classes: int, seed: int) -> np.ndarray:
+    """int32 [num]: "all" classes in turn, "random" ones, or those of a list "3,7" in turn.
+
+    Label i depends on i and the seed alone. -1 throughout for a model without classes. Raises
+    UserError.
+    """
+    if not num_classes:
+        if spec:
+            raise UserError(f"--labels {spec}: this model is unconditional; leave --labels out")
+        return np.full(num, -1, np.int32)
+    match spec:
+        case "all" | "":
+            chosen = range(num_classes)
+        case "random":
+            rngs = (np.random.default_rng((seed, i)) for i in range(num))
+            chosen = [int(rng.integers(num_classes)) for rng in rngs]
+        case _:
+            try:
+                chosen = [int(label) for label in spec.split(",")]
+            except ValueError as error:
+                raise UserError(
+                    f"--labels {spec}: give numbers as in 3,7, all or random"
+                ) from error
+    wrong = [label for label in chosen if not 0 <= label < num_classes]
+    if wrong:
+        raise UserError(f"--labels {spec}: {wrong[0]} is not among 0..{num_classes - 1}")
+    return np.resize(np.array(chosen, np.int32), num)
+
+
+def make_drawer(
+    config: Config, network: Network, mesh: Mesh, frames: int = 0
+) -> Callable[..., Drawn]:
+    """`draw(params, seed, labels, on_progress=None) -> Drawn`, by the settings of `config.sample`.
+
+    Samples 0..len(labels)-1 are drawn in batches of one size, the last one filled up, so that one
+    program serves all. `frames` is how many moments of the chain come back; `on_progress(n)` hears
+    that n more samples, or a fraction of one, are done. Raises UserError for steps that are no
+    respacing.
+    """
+    sample = config.sample
+    diffusion = build_diffusion(config.diffusion, sample.steps)
+    step = {
+        "ddpm": partial(ancestral_step, clip=sample.clip),
+        "ddim": partial(ddim_step, clip=sample.clip, eta=sample.eta),
+    }[sample.sampler]
+    num_steps = diffusion.schedule.num_timesteps
+    keep = evenly_kept(num_steps, frames)
+    run = make_sampler(diffusion, step, network.apply, data_shape(config), keep)
+    devices = mesh.devices.size
+    size = -(-sample.batch_size // devices) * devices
+
+    def draw(
+        params: Params,
+        seed: int,
+        labels: Sequence[int],
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Drawn:
+        batches = []
+        for start in range(0, len(labels), size):
+            real = min(size, len(labels) - start)
+            index = np.arange(start, start + size, dtype=np.int32)
+            batch_labels = np.resize(labels[start : start + real], size).astype(np.int32)
+            index, batch_labels = jax.device_put((index, batch_labels), batch_sharding(mesh))
+            told = None if on_progress is None else partial(_tell, on_progress, real / num_steps)
+            out = run(params, seed, index, batch_labels, told)
+            batches.append((np.asarray(out.x)[:real], *(np.asarray(k)[:, :real] for k in out[1:])))
+        x, kept_x, kept_xstart = zip(*batches, strict=True)
+        timesteps = [int(t) for t in diffusion.schedule.timestep_map[keep]] if keep else []
+        return Drawn(
+            np.concatenate(x),
+            np.asarray(labels, np.int32),
+            timesteps,
+            np.concatenate(kept_x, axis=1),
+            np.concatenate(kept_xstart, axis=1),
+        )
+
+    return draw
+
+
+def _tell(on_progress: Callable[[float], None], samples_per_step: float, steps: int) -> None:
+    on_progress(samples_per_step * steps)

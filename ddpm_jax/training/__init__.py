@@ -1,0 +1,1 @@
+"""Training: state, step, log and the pictures on the way."""

@@ -1,0 +1,150 @@
+"""The log of a run: metrics.jsonl, the same numbers for TensorBoard, and a progress bar."""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+
+class MetricsLog(AbstractContextManager):
+    """Appends to `workdir`/metrics.jsonl and `workdir`/tensorboard; a context manager.
+
+    Opening it drops what an earlier run logged after `start_step`, the step of the checkpoint that
+    is resumed from, so that each step is there once. Every line reaches the files before the call
+    returns. An `OSError`, as of a full disk, is raised to the caller.
+    """
+
+    def __init__(self, workdir: str | Path, start_step: int) -> None:
+        # tensorboardX's SummaryWriter would write from a thread of its own. If that dies, of a full
+        # disk, the bounded queue to it fills up and training hangs instead of failing.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        workdir = Path(workdir)
+        board = workdir / "tensorboard"
+        board.mkdir(parents=True, exist_ok=True)
+        _rewind(workdir / "metrics.jsonl", start_step)
+        self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
+        # The name holds the time in seconds only, and a file of the same name is overwritten.
+        self._board = EventsWriter(str(board / "events"), f".{start_step}")
+        # TensorBoard forgets everything at or after the step of a START event.
+        self._write_board(start_step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs numbers of one step; those that are not finite become null in metrics.jsonl."""
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        self._write_line({"step": step, **values})
+        tags = [Summary.Value(tag=tag, simple_value=float(v)) for tag, v in values.items()]
+        self._write_board(step, summary=Summary(value=tags))
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Logs {"event": name, ...} in metrics.jsonl alone; `fields` must be what JSON can hold.
+
+        With a field "step" the line is dropped by a run that resumes from before that step.
+        """
+        self._write_line({"event": name, **fields})
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Shows a picture, uint8 [H, W, C] with C 1 or 3, in TensorBoard."""
+        from tensorboardX import summary
+
+        self._write_board(step, summary=summary.image(name, image, dataformats="HWC"))
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write_line(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(_jsonable(record), allow_nan=False) + "\n")
+
+    def _write_board(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._board.write_event(Event(wall_time=time.time(), step=step, **content))
+        self._board.flush()
+
+
+def read_records(path: str | Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file of lines, without those that are torn or hold anything else."""
+    records = []
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    return records
+
+
+def _rewind(path: Path, start_step: int) -> None:
+    """Drops unreadable lines and those of later steps, in one atomic replacement of the file."""
+    if not path.exists():
+        return
+    kept = [r for r in read_records(path) if (r.get("step") or 0) <= start_step]
+    text = "".join(json.dumps(record) + "\n" for record in kept)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _jsonable(value: Any) -> Any:
+    """`value` with arrays as lists or numbers, and None for NaN and infinity, which JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if hasattr(value, "tolist"):  # NumPy and JAX, scalars too
+        return _jsonable(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Progress(tqdm):
+    """A tqdm bar whose `update` also takes what to show beside it."""
+
+    def update(self, n: float = 1, **shown: float) -> bool | None:
+        """Advances by `n`; `shown` stays on display, as in `loss=0.031`, until shown anew."""
+        if shown:
+            self.set_postfix(shown, refresh=False)
+        return super().update(n)
+
+
+class _Lines:
+    """What tqdm takes for a file; each redrawing becomes a line of stderr."""
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            print(line, file=sys.stderr, flush=True)
+
+
+def progress(total: int, initial: int, unit: str, description: str) -> Progress:
+    """A bar on stderr with the time left; a line every 30 s where stderr is not a terminal.
+
+    To be closed, or used in a `with`. It starts at `initial` of `total`.
+    """
+    options = {"total": total, "initial": initial, "unit": f" {unit}", "desc": description}
+    # Some pseudo-terminals are 0 columns wide; tqdm shows nothing on them.
+    if sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns:
+        return Progress(**options, mininterval=0.5, miniters=1, dynamic_ncols=True)
+    counts = "{desc}: {n_fmt}/{total_fmt}{unit}s, {elapsed} gone, {remaining} left, {rate_fmt}"
+    return Progress(
+        **options, mininterval=30, miniters=1, file=_Lines(), bar_format=counts + "{postfix}"
+    )

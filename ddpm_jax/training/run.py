@@ -1,0 +1,136 @@
+"""A run around its steps: its folder, its log entries, its end."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ddpm_jax import cli, visual
+from ddpm_jax.config import Config, TrainConfig
+from ddpm_jax.data import Source
+from ddpm_jax.errors import RunError, UserError
+from ddpm_jax.training.metrics import MetricsLog, read_records
+from ddpm_jax.training.state import TrainState, sha256
+from ddpm_jax.training.step import QUARTERS, Metrics
+
+# Steps between looks at the device when nothing is logged: the host must not run far ahead.
+QUIET_STEPS = 100
+
+
+def claim(workdir: Path, config: Config) -> None:
+    """Writes the config into a new run folder; raises UserError if it holds another run."""
+    path = workdir / "config.json"
+    if path.exists():
+        changed = cli.differences(config, cli.read_config(path))
+        if changed:
+            raise UserError(
+                f"{workdir} holds a run of another config ({', '.join(changed)}): choose another "
+                "--workdir, or give the settings it was started with"
+            )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(".config.json.tmp")
+        temporary.write_text(cli.to_json(config))
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"--workdir {workdir} cannot be written: {error.strerror}") from error
+
+
+def check_labels(config: Config, num_classes: int) -> None:
+    """Raises UserError unless the labels of the data are those that the model expects."""
+    wanted = config.model.num_classes
+    if wanted and wanted != num_classes:
+        has = f"has {num_classes} classes" if num_classes else "has no labels"
+        raise UserError(
+            f"--model.num-classes {wanted}: {config.data.name} {has}; "
+            f"set it to {num_classes}{' (unconditional)' if not num_classes else ''}"
+        )
+
+
+def due(step: int, every: int, steps: int) -> bool:
+    """Whether what happens every so many steps and at the end happens after `step`; 0: never."""
+    return every > 0 and (step % every == 0 or step == steps)
+
+
+class Window:
+    """The steps since the last log entry: their metrics, on the device until somebody looks."""
+
+    def __init__(self, config: TrainConfig, clock: Callable[[], float]):
+        self._config, self._clock = config, clock
+        self._metrics: list[Metrics] = []
+        self._timed_steps, self._started = 0, None
+
+    def add(self, metrics: Metrics) -> None:
+        """Takes one step's metrics. Raises RunError after too many non-finite steps in a row."""
+        self._metrics.append(metrics)
+        if self._started is None:  # the first step compiles: the clock starts behind it
+            metrics["loss"].block_until_ready()
+            self._started = self._clock()
+        else:
+            self._timed_steps += 1
+        if len(self._metrics) % QUIET_STEPS == 0:
+            self._check(jax.device_get(metrics["skipped"]))
+            if not self._config.log_every_steps:
+                self._metrics.clear()
+
+    def restart_clock(self) -> None:
+        """Leaves what was done since the last entry out of the speed."""
+        self._timed_steps, self._started = 0, self._clock()
+
+    def close(self) -> dict[str, float]:
+        """Means over the window, as they are logged, and a new window."""
+        metrics = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(self._metrics))
+        self._check(metrics["skipped"][-1])
+        seconds = self._clock() - self._started
+        rate = self._timed_steps * self._config.batch_size / seconds if self._timed_steps else 0.0
+        # A skipped step's loss is not finite; the others still say how training goes.
+        good = metrics["skipped"] == 0
+        counts = metrics["quarter_count"][good].sum(0)
+        sums = metrics["quarter_loss"][good].sum(0)
+        numbers = {
+            "loss": _mean(metrics["loss"][good]),
+            **{f"loss_q{q}": sums[q] / counts[q] for q in range(QUARTERS) if counts[q]},
+            "grad_norm": _mean(metrics["grad_norm"][good]),
+            "learning_rate": metrics["learning_rate"][-1],
+            "images_per_second": rate,
+            "skipped_steps": (~good).sum(),
+        }
+        self._metrics = []
+        self.restart_clock()
+        return {name: float(number) for name, number in numbers.items()}
+
+    def _check(self, skipped: int) -> None:
+        most = self._config.max_skipped_steps
+        if most and skipped >= most:
+            raise RunError(
+                f"{skipped} steps in a row had a loss or gradient that is not finite; the last "
+                "checkpoint is kept; lower --train.learning-rate or look at the data"
+            )
+
+
+def _mean(values: np.ndarray) -> float:
+    return values.mean() if len(values) else float("nan")
+
+
+def shown(numbers: dict[str, float]) -> dict[str, str]:
+    """What the progress line says of a log entry."""
+    return {"loss": f"{numbers['loss']:.4f}", "images/s": f"{numbers['images_per_second']:.0f}"}
+
+
+def finish(log: MetricsLog, workdir: Path, state: TrainState, source: Source) -> None:
+    """The last line of the log, with digests of the state, and the picture of the loss."""
+    step = int(state.step)
+    digests: dict[str, Any] = {
+        "params_sha256": sha256(state.params),
+        "ema_sha256": sha256(state.ema),
+        "opt_state_sha256": sha256(state.opt_state),
+    }
+    if source.broken:
+        print(f"{len(source.broken)} of {len(source)} images were broken and left out")
+    log.event("finished", step=step, **digests)
+    path = workdir / "metrics.jsonl"
+    if any("loss" in record for record in read_records(path)):
+        visual.save_curves(path, workdir / "loss.png")
+    print(f"finished after step {step}: {workdir}, params {digests['params_sha256'][:12]}")

@@ -1,0 +1,250 @@
+"""Pictures of samples, chains and curves: PNG grids and strips, GIFs, scatter plots of points.
+
+Images are uint8 [..., H, W, C] with C 1 (grey) or 3 (RGB). Every file appears whole or not at all,
+and its folder is made. Pillow and matplotlib are imported where they are used.
+"""
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ddpm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 100
+GAP = 2  # white pixels between the tiles of a grid
+INK, PALE, BLUE, RED = "#22303c", "#c3ccd5", "#1f6f8b", "#d1495b"
+QUARTERS = {  # of the chain: the four curves that lie beside the loss
+    "loss_q0": ("0 ≤ t < T/4", BLUE),
+    "loss_q1": ("T/4 ≤ t < T/2", "#3fa796"),
+    "loss_q2": ("T/2 ≤ t < 3T/4", "#e9a03b"),
+    "loss_q3": ("3T/4 ≤ t < T", RED),
+}
+
+
+def to_uint8(x: np.ndarray) -> np.ndarray:
+    """Maps [-1, 1] to 0..255: (x + 1) * 127.5, clipped and truncated as the ADM code does."""
+    x = np.asarray(x, dtype=np.float32)
+    return np.clip((x + 1) * np.float32(127.5), 0, 255).astype(np.uint8)
+
+
+def grid(images: np.ndarray, columns: int | None = None, min_pixels: int = 600) -> np.ndarray:
+    """Lays images [N, H, W, C] out in rows, as one image [H', W', C]; near square by default.
+
+    Each pixel becomes the smallest square that makes the grid `min_pixels` wide, gaps not counted.
+    """
+    count, _, width, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    scale = max(1, math.ceil(min_pixels / (columns * width)))
+    tiles = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    padding = (0, rows * columns - count), (0, GAP), (0, GAP), (0, 0)
+    tiles = np.pad(tiles, padding, constant_values=255)
+    tiles = tiles.reshape(rows, columns, *tiles.shape[1:]).swapaxes(1, 2)
+    return tiles.reshape(rows * tiles.shape[1], -1, channels)[:-GAP, :-GAP]
+
+
+def save_grid(
+    images: np.ndarray, path: str | Path, columns: int | None = None, min_pixels: int = 600
+) -> None:
+    """Writes `grid(images, columns, min_pixels)` as a PNG."""
+    from PIL import Image
+
+    canvas = grid(images, columns, min_pixels)
+    with _replacing(path) as temporary:
+        Image.fromarray(_flat(canvas)).save(temporary, format="png")
+
+
+def save_chain_strip(
+    x_t: np.ndarray, pred_xstart: np.ndarray, timesteps: Sequence[int], path: str | Path
+) -> None:
+    """Writes the reverse chain of a few samples: a row of x_t over a row of the predicted x_0.
+
+    `x_t` and `pred_xstart` are [K, N, H, W, C], K moments of N samples; `timesteps` [K].
+    """
+    moments, samples = x_t.shape[:2]
+    pixels = max(800, 60 * moments)  # a label such as t = 999 is nearly 60 wide
+    rows = np.concatenate([x_t, pred_xstart])
+    pairs = [grid(rows[:, n], moments, pixels) for n in range(samples)]
+    height, width, _ = pairs[0].shape
+    left, top, space = 44, 30, 12
+    total_width, total_height = left + width + space, top + samples * (height + space)
+    figure = _figure(total_width / DPI, total_height / DPI)
+
+    def write(x: float, y: float, text: str, size: int) -> None:
+        position = x / total_width, 1 - y / total_height
+        figure.text(*position, text, ha="center", va="center", fontsize=size, color=INK)
+
+    for k, t in enumerate(timesteps):
+        write(left + (k + 0.5) * width / moments, top / 2 + 2, f"t = {t}", 9)
+    for n, pair in enumerate(pairs):
+        y = top + n * (height + space)
+        rgb = np.broadcast_to(pair, (height, width, 3))  # a colour map would round greys
+        figure.figimage(rgb, left, total_height - y - height, origin="upper")
+        write(left / 2, y + 0.25 * height, "$x_t$", 13)
+        write(left / 2, y + 0.75 * height, r"$\hat{x}_0$", 13)
+    _save_figure(figure, path)
+
+
+def save_gif(
+    frames: np.ndarray, path: str | Path, seconds: float = 4.0, hold_seconds: float = 1.0
+) -> None:
+    """Writes frames [K, H, W, C] as a looping GIF of `seconds`, then the last for `hold_seconds`.
+
+    More than 25 frames a second are thinned out. A GIF has 256 colours and counts in 1/100 s.
+    """
+    from PIL import Image
+
+    frames = frames[_shown_frames(len(frames), seconds)]
+    pages = [Image.fromarray(_flat(frame)) for frame in frames]
+    durations = [max(20, round(100 * seconds / len(pages)) * 10)] * len(pages)
+    durations[-1] += round(100 * hold_seconds) * 10
+    with _replacing(path) as temporary:
+        options = {"save_all": True, "append_images": pages[1:], "duration": durations, "loop": 0}
+        pages[0].save(temporary, format="gif", **options)
+
+
+def save_points(points: np.ndarray, path: str | Path, reference: np.ndarray | None = None) -> None:
+    """Writes a scatter plot of points [N, 2], over `reference` points [M, 2] in a pale colour."""
+    figure = _figure(5, 5)
+    limit = _limit([points] if reference is None else [points, reference])
+    axes = _scatter(figure, (0.02, 0.02, 0.96, 0.96), points, limit, None)
+    if reference is not None:
+        axes.scatter(*reference.T, s=36, color=PALE, linewidths=0, zorder=0)
+    _save_figure(figure, path)
+
+
+def save_points_row(
+    panels: Sequence[np.ndarray],
+    titles: Sequence[str],
+    path: str | Path,
+    values: np.ndarray | None = None,
+) -> None:
+    """Writes a row of K scatter plots of points [N, 2] with the same limits, titled.
+
+    `values` [N] colours the points, the same in every panel, so that the eye can follow them.
+    """
+    figure, limit = _figure(2.2 * len(panels), 2.45), _limit(panels)
+    for k, (points, title) in enumerate(zip(panels, titles, strict=True)):
+        place = (k + 0.02) / len(panels), 0.02, 0.96 / len(panels), 0.86
+        _scatter(figure, place, points, limit, values).set_title(title, fontsize=11, color=INK)
+    _save_figure(figure, path)
+
+
+def save_points_gif(
+    frames: np.ndarray,
+    titles: Sequence[str],
+    path: str | Path,
+    values: np.ndarray | None = None,
+    seconds: float = 4.0,
+    hold_seconds: float = 1.0,
+) -> None:
+    """Writes points [K, N, 2] that move, as `save_gif` does; `values` as in `save_points_row`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = _figure(4, 4.3)
+    canvas = FigureCanvasAgg(figure)
+    axes = _scatter(figure, (0.02, 0.02, 0.96, 0.9), frames[0], _limit(frames), values)
+    pictures = []
+    for k in _shown_frames(len(frames), seconds):
+        axes.collections[0].set_offsets(frames[k])
+        axes.set_title(titles[k], fontsize=13, color=INK)
+        canvas.draw()
+        pictures.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    save_gif(np.stack(pictures), path, seconds, hold_seconds)
+
+
+def save_curves(metrics_path: str | Path, path: str | Path) -> None:
+    """Draws the loss of a metrics.jsonl against the step, with the quarters of t if they are there.
+
+    Curves of more than 100 points are averaged over a moving window of 1/25 of them.
+    Raises a `UserError` if the file is missing or holds no line with a step and a loss.
+    """
+    from ddpm_jax.training.metrics import read_records
+
+    records = read_records(metrics_path) if Path(metrics_path).exists() else []
+    curves = {}
+    for key in ("loss", *QUARTERS):
+        pairs = [(r["step"], r[key]) for r in records if "step" in r and r.get(key) is not None]
+        if pairs:
+            curves[key] = np.array(pairs, dtype=np.float64).T
+    if "loss" not in curves:
+        raise UserError(f"{metrics_path}: no loss in it; a run logs one as it trains")
+    figure = _figure(8, 4.5)
+    axes = figure.add_axes((0.09, 0.12, 0.88, 0.79))
+    for key, (step, value) in curves.items():
+        label, colour = QUARTERS.get(key, ("all t", INK))
+        window = len(value) // 25 if len(value) > 100 else 1
+        mean = np.convolve(value, np.full(window, 1 / window), mode="valid")
+        if window > 1:
+            axes.plot(step, value, color=colour, linewidth=0.8, alpha=0.2)
+        middle = step[(window - 1) // 2 :][: len(mean)]
+        axes.plot(middle, mean, color=colour, linewidth=2.2 if key == "loss" else 1.4, label=label)
+    values = np.concatenate([value for _, value in curves.values()])
+    if values.min() > 0 and values.max() > 10 * values.min():
+        axes.set_yscale("log")
+    axes.set(xlabel="step", ylabel="loss")
+    axes.grid(color=PALE, linewidth=0.6, alpha=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=5, frameon=False)
+    _save_figure(figure, path)
+
+
+@contextmanager
+def _replacing(path: str | Path) -> Iterator[Path]:
+    """A file beside `path` that takes its name once the block has ended well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flat(image: np.ndarray) -> np.ndarray:
+    """[H, W] for a grey image, as Pillow and matplotlib want it."""
+    return image[..., 0] if image.shape[-1] == 1 else image
+
+
+def _shown_frames(count: int, seconds: float) -> np.ndarray:
+    """Indices of at most 25 frames a second, the first and the last among them."""
+    return np.linspace(0, count - 1, min(count, max(2, int(25 * seconds)))).round().astype(int)
+
+
+def _figure(width_inches: float, height_inches: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width_inches, height_inches), dpi=DPI, facecolor="white")
+
+
+def _save_figure(figure: "Figure", path: str | Path) -> None:
+    with _replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI)
+
+
+def _limit(panels: Iterable[np.ndarray]) -> float:
+    """Half the side of a square about 0 that holds all but the outermost points."""
+    sizes = np.concatenate([np.abs(points).max(axis=1) for points in panels])
+    return 1.08 * float(np.percentile(sizes[np.isfinite(sizes)], 99.9))
+
+
+def _scatter(
+    figure: "Figure", place: tuple, points: np.ndarray, limit: float, values: np.ndarray | None
+) -> "Axes":
+    """Adds a square plot of points [N, 2] that reaches `limit` from 0 on each side."""
+    axes = figure.add_axes(place)
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
+    axes.spines[:].set_color(PALE)
+    colours = {"color": BLUE} if values is None else {"c": values, "cmap": "turbo"}
+    axes.scatter(*points.T, s=5, alpha=0.75, linewidths=0, **colours)
+    return axes

@@ -1,0 +1,82 @@
+"""Draws samples from a trained run, by its averaged weights.
+
+    python sample.py --workdir runs/digits --num 64 --labels 3,7 --sampler ddim --steps 50
+
+Sample i depends on (seed, i, label) alone.
+"""
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import jax
+
+from ddpm_jax import checkpoint, cli, data, outputs, parallel
+from ddpm_jax.config import ParallelConfig, check
+from ddpm_jax.diffusion import build_diffusion
+from ddpm_jax.errors import UserError, run_script
+from ddpm_jax.models import build_network
+from ddpm_jax.sampling.draw import choose_labels, make_drawer
+from ddpm_jax.training.metrics import progress
+
+
+@dataclass(frozen=True)
+class Args:
+    workdir: Path  # the run folder that train.py wrote
+    num: int = 64  # how many samples
+    seed: int = 0  # of the noise, and of random labels
+    labels: str = ""  # 3,7 (in turn), all (in turn) or random; for models with classes
+    sampler: Literal["ddpm", "ddim"] | None = None  # None: the run's own; also for those below
+    steps: str | None = None  # length of the chain: 250, 10,15,20 (a section each) or ddim50
+    eta: float | None = None  # DDIM's noise, 0 to 1
+    batch_size: int | None = None  # samples drawn at once
+    frames: int = 0  # moments of the chain to show in pictures; 0: none
+    out: Path | None = None  # folder for what is drawn; None: WORKDIR/drawn
+
+
+def main() -> None:
+    args = cli.parse(Args, sys.argv[1:], description=__doc__)
+    cli.start_logging()
+    config = cli.read_config(args.workdir / "config.json")
+    chosen = {name: getattr(args, name) for name in ("sampler", "steps", "eta", "batch_size")}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    config = dataclasses.replace(config, sample=dataclasses.replace(config.sample, **chosen))
+    check(config)
+    for option, value, least in (
+        ("num", args.num, 1),
+        ("seed", args.seed, 0),
+        ("frames", args.frames, 0),
+    ):
+        if not least <= value < 2**32:
+            raise UserError(f"--{option} {value}: must be at least {least} and below 2^32")
+    labels = choose_labels(args.labels, args.num, config.model.num_classes, args.seed)
+
+    # Devices, model, weights
+    parallel.use_every_core()
+    mesh = parallel.make_mesh(ParallelConfig(), config.sample.batch_size)
+    network = build_network(config)
+    draw = make_drawer(config, network, mesh, args.frames)
+    everywhere = jax.tree.map(lambda _: parallel.replicated(mesh), network.abstract)
+    loaded = checkpoint.load_ema(
+        args.workdir / "checkpoints", parallel.abstract_on(network.abstract, everywhere)
+    )
+
+    # The chain
+    with progress(args.num, 0, "sample", f"step {loaded.step}") as bar:
+        drawn = draw(loaded.items["ema"], args.seed, labels, bar.update)
+
+    # Files
+    out = args.out or args.workdir / "drawn"
+    # Points are drawn over those of the data; images need nothing but themselves.
+    source = data.load_source(config.data) if config.data.name == "s_curve" else None
+    columns = outputs.grid_columns(args.num, config.model.num_classes, args.labels)
+    outputs.save_samples(drawn, source, out, columns)
+    if args.frames:
+        outputs.save_chain(drawn, source, build_diffusion(config.diffusion).schedule, out)
+    print(f"{args.num} samples in {out}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,103 @@
+"""Trains a diffusion model, and goes on where an earlier run of the same command stopped.
+
+    python train.py --config configs/cifar10.py [--workdir DIR] [--train.batch-size 64 ...]
+
+Without arguments: handwritten digits, minutes on a CPU. `--help` lists every setting.
+"""
+
+import sys
+import time
+
+import jax
+
+from ddpm_jax import checkpoint, cli, data, outputs, parallel
+from ddpm_jax.diffusion import build_diffusion
+from ddpm_jax.errors import run_script
+from ddpm_jax.models import build_network, count_parameters
+from ddpm_jax.sampling.draw import choose_labels, make_drawer
+from ddpm_jax.training import run
+from ddpm_jax.training.metrics import MetricsLog, progress
+from ddpm_jax.training.state import TrainState, init_state, make_optimizer
+from ddpm_jax.training.step import make_train_step
+
+
+def main() -> None:
+    config, workdir = cli.parse_train(sys.argv[1:])
+    cli.start_logging()
+    train = config.train
+
+    # Devices and data
+    parallel.use_every_core()
+    mesh = parallel.make_mesh(config.parallel, train.batch_size // train.grad_accumulation_steps)
+    source = data.load_source(config.data)
+    run.check_labels(config, source.num_classes)
+    run.claim(workdir, config)
+
+    # Model, optimizer, step
+    diffusion = build_diffusion(config.diffusion)
+    network = build_network(config)
+    optimizer = make_optimizer(train)
+
+    def initial() -> TrainState:
+        return init_state(network.init(jax.random.key(train.seed)), optimizer)
+
+    abstract = jax.eval_shape(initial)
+    sharding = parallel.state_sharding(abstract, mesh)
+    train_step = parallel.pmapped(
+        make_train_step(config, diffusion, network, optimizer), mesh, sharding
+    )
+    draw = make_drawer(
+        config, network, parallel.make_mesh(config.parallel, config.sample.batch_size)
+    )
+    print(
+        f"{workdir}: {count_parameters(abstract.params):,} parameters, {len(source):,} examples of "
+        f"{config.data.name}, batches of {train.batch_size} on {mesh.devices.size} "
+        f"{jax.devices()[0].platform} device(s)"
+    )
+
+    with checkpoint.Checkpoints(workdir / "checkpoints", train.keep_checkpoints) as checkpoints:
+        # Restore
+        state = checkpoints.restore(parallel.abstract_on(abstract, sharding))
+        if state is None:
+            state = jax.jit(initial, out_shardings=sharding)()
+        first = int(state.step)
+        if first:
+            print(f"resumed after step {first}")
+
+        # Loop
+        with (
+            MetricsLog(workdir, first) as log,
+            data.train_batches(
+                source,
+                config.data,
+                train.batch_size,
+                train.seed,
+                start_step=first,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            ) as batches,
+            progress(train.steps, first, "step", workdir.name) as bar,
+        ):
+            window = run.Window(train, clock=time.monotonic)
+            for step in range(first + 1, train.steps + 1):
+                state, metrics = train_step(state, parallel.to_mesh(next(batches), mesh))
+                window.add(metrics)
+                if run.due(step, train.log_every_steps, train.steps):
+                    numbers = window.close()
+                    log.scalars(step, numbers)
+                    bar.set_postfix(run.shown(numbers), refresh=False)
+                if run.due(step, train.sample_every_steps, train.steps):
+                    labels = choose_labels("", config.sample.num, config.model.num_classes, seed=0)
+                    drawn = draw(state.ema, 0, labels)
+                    picture = workdir / "samples" / f"step_{step:08d}.png"
+                    log.image(step, "samples", outputs.save_picture(drawn.x, source, picture))
+                    window.restart_clock()
+                if run.due(step, train.checkpoint_every_steps, train.steps) or step == train.steps:
+                    checkpoints.save(step, state, cli.to_json(config))
+                bar.update(1)
+            checkpoints.wait()
+            run.finish(log, workdir, state, source)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -28,5 +28,5 @@ def run_script(main: Callable[[], None]) -> None:
         print(f"stopped: {error}; nothing that was complete is lost", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
         sys.exit(130)

@@ -56,11 +56,13 @@ def save_grid(
     images: np.ndarray, path: str | Path, columns: int | None = None, min_pixels: int = 600
 ) -> None:
     """Writes `grid(images, columns, min_pixels)` as a PNG."""
-    from PIL import Image
+    _save_png(grid(images, columns, min_pixels), path)
 
-    canvas = grid(images, columns, min_pixels)
-    with _replacing(path) as temporary:
-        Image.fromarray(_flat(canvas)).save(temporary, format="png")
+
+def save_images(images: np.ndarray, folder: str | Path) -> None:
+    """Writes images [N, H, W, C] as folder/000000.png, folder/000001.png, ..."""
+    for i, image in enumerate(images):
+        _save_png(image, Path(folder) / f"{i:06d}.png")
 
 
 def save_chain_strip(
@@ -211,8 +213,15 @@ def _replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _save_png(image: np.ndarray, path: str | Path) -> None:
+    from PIL import Image
+
+    with _replacing(path) as temporary:
+        Image.fromarray(_flat(image)).save(temporary, format="png")
+
+
 def _flat(image: np.ndarray) -> np.ndarray:
-    """[H, W] for a grey image, as Pillow and matplotlib want it."""
+    """[H, W] for a grey image, as Pillow wants it."""
     return image[..., 0] if image.shape[-1] == 1 else image
 
 

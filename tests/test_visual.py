@@ -76,6 +76,16 @@ def test_saved_grid_reads_back(tmp_path, channels):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
+def test_images_are_numbered_files(tmp_path, channels):
+    images = random_images(3, 8, 6, channels)
+    visual.save_images(images, tmp_path / "images")
+    names = ["000000.png", "000001.png", "000002.png"]
+    assert sorted(p.name for p in (tmp_path / "images").iterdir()) == names
+    for name, image in zip(names, images, strict=True):
+        np.testing.assert_array_equal(read(tmp_path / "images" / name).reshape(image.shape), image)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
 def test_chain_strip_shows_every_pixel(tmp_path, channels):
     x_t, pred_xstart = random_images(2, 5, 2, 8, 8, channels)
     visual.save_chain_strip(x_t, pred_xstart, [999, 750, 500, 250, 0], tmp_path / "strip.png")

@@ -1,4 +1,4 @@
-"""Examples on their way to the device: sources of records, and the one pipeline that batches them."""
+"""Examples on their way to the device: sources of records, and the pipeline that batches them."""
 
 from ddpm_jax.data.pipeline import Batches, train_batches
 from ddpm_jax.data.sources import Source, load_source

@@ -11,22 +11,36 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ddpm_jax.errors import UserError, run_script
+
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prepares the set that the command line names."""
+    """Prepares the set that the command line names.
+
+    Raises:
+      UserError: TensorFlow isn't installed, or TFDS has no such set.
+    """
     parser = argparse.ArgumentParser(description="Prepare a TFDS data set as ArrayRecord.")
     parser.add_argument("name", help="TFDS name, as in cifar10 or lsun/bedroom or cifar10:3.0.2")
     parser.add_argument("--dir", default="~/tensorflow_datasets", help="folder of data sets")
     args = parser.parse_args(argv)
 
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the GPU belongs to JAX
-    import tensorflow  # noqa: F401  its absence should be the error, not a late one inside TFDS
+    try:
+        import tensorflow  # noqa: F401  else TFDS would miss it half-way
+    except ImportError as error:
+        message = f"cannot import TensorFlow ({error}); `pip install 'ddpm-jax[prepare]'`"
+        raise UserError(message) from error
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder(args.name, data_dir=str(Path(args.dir).expanduser()))
+    try:
+        builder = tfds.builder(args.name, data_dir=str(Path(args.dir).expanduser()))
+    except tfds.core.DatasetNotFoundError as error:
+        message = f"TFDS has no data set {args.name}; its catalogue: tensorflow.org/datasets"
+        raise UserError(message) from error
     builder.download_and_prepare(file_format=tfds.core.FileFormat.ARRAY_RECORD)
     print(f"{builder.info.full_name} is in {builder.data_dir}")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -74,7 +74,8 @@ def prepare(spec: str, root: Path) -> None:
     done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise UserError(f"cannot prepare tfds:{spec}: {lines[-1]}; to see more, run `{shown}`")
+        reason = lines[-1].removeprefix("error: ")
+        raise UserError(f"cannot prepare tfds:{spec}: {reason}; to see more, run `{shown}`")
 
 
 class TfdsRecords:
@@ -128,8 +129,8 @@ def open_split(spec: str, builder: Any, split: str, image_key: str) -> Any:
     except ValueError as error:
         have = ", ".join(builder.info.splits)
         raise UserError(
-            f"data.split is {split!r}, which tfds:{spec} can't give: {first_line(error)}; "
-            f"it has: {have} (join several with +)"
+            f"data.split is {split!r}, but the splits of tfds:{spec} are {have}; "
+            "join several with +, cut one as in train[:90%]"
         ) from error
     return read
 

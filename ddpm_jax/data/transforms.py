@@ -1,4 +1,4 @@
-"""Images as arrays: decoding, cropping, flipping. Everything is uint8; the device makes it [-1, 1]."""
+"""Images as uint8 arrays: decoding, cropping, flipping. The device makes them [-1, 1]."""
 
 from pathlib import Path
 from typing import BinaryIO

@@ -54,7 +54,7 @@ class MetricsLog(AbstractContextManager):
         self._write_line({"event": name, **fields})
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """Shows a picture, uint8 [H, W, C] with C 1 or 3, in TensorBoard."""
+        """Shows a picture, uint8 [H, W, C] with C 1, 3 or 4, in TensorBoard."""
         from tensorboardX import summary
 
         self._write_board(step, summary=summary.image(name, image, dataformats="HWC"))
@@ -124,7 +124,8 @@ class Progress(tqdm):
         """Advances by `n`; `shown` stays on display, as in `loss=0.031`, until shown anew."""
         if shown:
             self.set_postfix(shown, refresh=False)
-        return super().update(n)
+        # Fractions can add up to a hair more than the total, of which tqdm would warn.
+        return super().update(min(n, self.total - self.n))
 
 
 class _Lines:
@@ -143,8 +144,9 @@ def progress(total: int, initial: int, unit: str, description: str) -> Progress:
     options = {"total": total, "initial": initial, "unit": f" {unit}", "desc": description}
     # Some pseudo-terminals are 0 columns wide; tqdm shows nothing on them.
     if sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns:
-        return Progress(**options, mininterval=0.5, miniters=1, dynamic_ncols=True)
-    counts = "{desc}: {n_fmt}/{total_fmt}{unit}s, {elapsed} gone, {remaining} left, {rate_fmt}"
-    return Progress(
-        **options, mininterval=30, miniters=1, file=_Lines(), bar_format=counts + "{postfix}"
-    )
+        right = "| {n:.0f}/{total} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+        options |= {"mininterval": 0.5, "dynamic_ncols": True, "bar_format": "{l_bar}{bar}" + right}
+    else:
+        line = "{desc}: {n:.0f}/{total}{unit}s, {elapsed} gone, {remaining} left, {rate_fmt}"
+        options |= {"mininterval": 30, "file": _Lines(), "bar_format": line + "{postfix}"}
+    return Progress(**options, miniters=1)

@@ -131,6 +131,6 @@ def finish(log: MetricsLog, workdir: Path, state: TrainState, source: Source) ->
         print(f"{len(source.broken)} of {len(source)} images were broken and left out")
     log.event("finished", step=step, **digests)
     path = workdir / "metrics.jsonl"
-    if any("loss" in record for record in read_records(path)):
+    if any(record.get("loss") is not None for record in read_records(path)):
         visual.save_curves(path, workdir / "loss.png")
     print(f"finished after step {step}: {workdir}, params {digests['params_sha256'][:12]}")

@@ -74,9 +74,7 @@ def test_posterior_is_bayes_rule(schedule, batch):
         table[1:, None, None] for table in (schedule.betas, schedule.alphas_cumprod_prev)
     )
     precision = (1 - beta) / beta + 1 / (1 - previous)
-    weighted = (
-        np.sqrt(1 - beta) / beta * x_t[1:] + np.sqrt(previous) / (1 - previous) * x_start[1:]
-    )
+    weighted = np.sqrt(1 - beta) / beta * x_t[1:] + np.sqrt(previous) / (1 - previous) * x_start[1:]
     mean, variance, log_variance = q_posterior(schedule, x_start, x_t, t)
     np.testing.assert_allclose(mean[1:], weighted / precision, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(variance[1:, :1, :1], 1 / precision, rtol=1e-5)

@@ -28,9 +28,7 @@ def test_forward_process_and_posterior_are_the_originals(golden, name):
         "q_sample": q_sample(schedule, x_start, t, noise),
         **dict(zip(("q_mean", "q_variance", "q_log_variance"), q, strict=True)),
         **dict(
-            zip(
-                ("post_mean", "post_variance", "post_log_variance_clipped"), posterior, strict=True
-            )
+            zip(("post_mean", "post_variance", "post_log_variance_clipped"), posterior, strict=True)
         ),
     }
     for key, got in outputs.items():

@@ -1,0 +1,159 @@
+"""Folders of images: what is found, how it is labelled, and what a broken file does."""
+
+import logging
+import os
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddpm_jax.config import DataConfig
+from ddpm_jax.data import Source, load_source, train_batches
+from ddpm_jax.errors import UserError
+
+
+def write(path: Path, value: int = 0, size: int = 8) -> Path:
+    """An image with pixels near `value`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (size, size), (value, value, value)).save(path)
+    return path
+
+
+def load(folder: Path, channels: int = 3) -> Source:
+    return load_source(DataConfig(name=f"folder:{folder}", image_size=8, channels=channels))
+
+
+def values(source: Source) -> list[int]:
+    return [int(source.records[i]["x"][0, 0, 0]) for i in range(len(source))]
+
+
+def break_file(path: Path, how: str) -> None:
+    if how == "truncated":
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(path)
+        os.truncate(path, path.stat().st_size // 2)
+    elif how == "text":
+        path.write_text("not an image")
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "other format":
+        Image.new("L", (8, 8)).save(path, "BMP")
+    elif how == "bomb":  # 20 kB that would be 900 megapixels
+        Image.new("1", (8, 8)).save(path, "PNG")
+        content = bytearray(path.read_bytes())
+        content[16:24] = (30_000).to_bytes(4) * 2  # width and height in the header
+        content[29:33] = zlib.crc32(content[12:29]).to_bytes(4)
+        path.write_bytes(content)
+    elif how == "dangling link":
+        path.symlink_to(path.parent / "nowhere.png")
+
+
+def test_images_are_found_in_order_of_their_paths(tmp_path: Path) -> None:
+    names = ["b.PNG", "a/deep/er.jpeg", "a/x.JPG", "c.webp", "a.png"]
+    for i, name in enumerate(names):
+        write(tmp_path / name, 40 * i)
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "._b.png").write_text("what macOS leaves behind")
+    write(tmp_path / ".cache" / "thumb.png")
+    source = load(tmp_path)
+    want = [40 * names.index(name) for name in sorted(names)]
+    assert np.abs(np.array(values(source)) - want).max() <= 1
+    assert source.num_classes == 0 and source.class_names == ()
+    assert source.records[0]["label"] == -1
+
+
+def test_first_level_folders_are_the_classes(tmp_path: Path) -> None:
+    for name in ("dog/1.png", "cat/1.png", "cat/kitten/2.png", "emu/1.png"):
+        write(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    source = load(tmp_path)
+    assert source.class_names == ("cat", "dog", "emu") and source.num_classes == 3
+    assert [source.records[i]["label"] for i in range(4)] == [0, 0, 1, 2]
+
+
+def test_linked_folders_count_and_cycles_end(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere" / "1.png")
+    root = tmp_path / "root"
+    write(root / "a" / "1.png")
+    (root / "b").symlink_to(tmp_path / "elsewhere")
+    (root / "a" / "loop").symlink_to(root)
+    assert load(root).class_names == ("a", "b")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_size_and_mode_becomes_the_channels_asked_for(tmp_path: Path, channels: int) -> None:
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
+        Image.new(mode, (11, 7)).save(tmp_path / f"{mode.replace(';', '')}.png")
+    source = load(tmp_path, channels)
+    for i in range(len(source)):
+        image = source.records[i]["x"]
+        assert image.shape == (7, 11, channels) and image.dtype == np.uint8
+    assert source.broken == []
+    data = DataConfig(image_size=5, channels=channels)
+    with train_batches(source, data, len(source), seed=0) as batches:
+        assert next(batches)["x"].shape == (len(source), 5, 5, channels)
+
+
+@pytest.mark.parametrize(
+    "how", ["truncated", "text", "empty", "other format", "bomb", "dangling link"]
+)
+def test_broken_image_is_named_once_and_replaced_by_the_next(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    for i, name in enumerate("abd"):
+        write(tmp_path / f"{name}.png", 10 + i)
+    break_file(tmp_path / "c.png", how)
+    source = load(tmp_path)
+    with caplog.at_level(logging.WARNING, "ddpm_jax"):
+        assert [values(source) for _ in range(2)] == [[10, 11, 12, 12]] * 2
+    assert source.broken == ["c.png"]
+    assert len(caplog.messages) == 1 and "c.png is broken" in caplog.messages[0]
+    assert "\n" not in caplog.messages[0]
+
+
+def test_the_last_image_is_replaced_by_the_first(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", 10)
+    write(tmp_path / "b.png", 11)
+    break_file(tmp_path / "c.png", "text")
+    assert values(load(tmp_path)) == [10, 11, 10]
+
+
+def test_many_threads_name_a_broken_image_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "a.png", 1)
+    break_file(tmp_path / "b.png", "text")
+    source = load(tmp_path)
+    with caplog.at_level(logging.WARNING, "ddpm_jax"), ThreadPoolExecutor(8) as pool:
+        labels = list(pool.map(lambda i: source.records[i % 2]["label"], range(64)))
+    assert labels == [-1] * 64 and len(caplog.messages) == 1
+
+
+def test_training_sees_the_good_images(tmp_path: Path) -> None:
+    for i in range(4):
+        write(tmp_path / f"{i}.png", i)
+    break_file(tmp_path / "4.png", "truncated")
+    source = load(tmp_path)
+    with train_batches(source, DataConfig(image_size=8, channels=3), 5, seed=0) as batches:
+        seen = sorted(int(v) for v in next(batches)["x"][:, 0, 0, 0])
+    assert seen == [0, 0, 1, 2, 3] and source.broken == ["4.png"]
+
+
+def test_bad_folders_are_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "empty").mkdir()
+    for name in ("a.png", "b.png"):
+        break_file(tmp_path / "broken" / name, "text")
+    file = write(tmp_path / "file.png")
+    for folder, words in [
+        (tmp_path / "none", "does not exist"),
+        (file, "is a file"),
+        (tmp_path / "empty", "has no PNG, JPEG or WebP images"),
+        (tmp_path / "broken", "none of the 2 images"),
+    ]:
+        with pytest.raises(UserError) as error:
+            load(folder)
+        assert words in str(error.value) and str(folder) in str(error.value)
+        assert "\n" not in str(error.value)

@@ -25,7 +25,8 @@ def use_every_core() -> None:
 
     XLA's convolutions use 1.4 of 2 cores on one device; one device a core is 1.4 times faster.
     """
-    if "JAX_NUM_CPU_DEVICES" in os.environ or "device_count" in os.environ.get("XLA_FLAGS", ""):
+    chosen = jax.config.jax_num_cpu_devices >= 0  # by JAX_NUM_CPU_DEVICES, for one
+    if chosen or "device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     jax.config.update("jax_num_cpu_devices", min(cores or 1, MAX_CPU_DEVICES))

@@ -78,7 +78,7 @@ def make_train_step(
         decay = ema_decay(state.step, train.ema_decay)
         ema = jax.tree.map(lambda a, p: a * decay + p * (1 - decay), state.ema, params)
 
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         new = TrainState(state.step, params, ema, opt_state, jnp.zeros_like(state.skipped))
         old = state._replace(skipped=state.skipped + 1)

@@ -123,7 +123,7 @@ def test_every_prediction_converts_to_every_other_and_back(schedule, batch, sour
 
 
 def _signal(schedule, prediction):
-    """How much of x_0 the prediction holds, [T, 1, 1]: the number that solving for it divides by."""
+    """How much of x_0 a prediction holds, [T, 1, 1]: what solving for x_0 divides by."""
     table = {
         "eps": schedule.sqrt_alphas_cumprod,
         "x_start": np.ones(T),

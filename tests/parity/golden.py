@@ -27,7 +27,7 @@ class GoldenFile:
         self.meta = json.loads(str(self._arrays["meta_json"]))
         self._tolerance = load_json("tolerance.json").get(filename.removesuffix(".npz"), {})
 
-    def keys(self, prefix: str = "out/") -> list[str]:
+    def keys(self, prefix: str) -> list[str]:
         """Whole keys that start with `prefix`, in the file's order."""
         return [key for key in self._arrays.files if key.startswith(prefix)]
 
@@ -87,13 +87,13 @@ def load_json(filename: str) -> dict | list:
 
 def groups(filename: str) -> list[str]:
     """First parts of the names of a file's outputs: "d1" of "out/d1/q_mean"."""
-    return list(dict.fromkeys(key.split("/")[1] for key in load(filename).keys()))
+    return list(dict.fromkeys(key.split("/")[1] for key in load(filename).keys("out/")))
 
 
 def totals() -> dict[str, int]:
     """How many outputs each file holds; the evaluator's are compared by tests of their own."""
     files = sorted(path.name for path in FOLDER.glob("*.npz") if path.name != "evaluator.npz")
-    counts = {name: len(load(name).keys()) for name in files}
+    counts = {name: len(load(name).keys("out/")) for name in files}
     return {**counts, SPACE_TIMESTEPS: len(load_json(SPACE_TIMESTEPS))}
 
 

@@ -13,7 +13,8 @@ from tests.parity.cases import classifier_gradient, diffusion_of, fake_model, sc
 from tests.parity.golden import load, to_nchw, to_nhwc
 
 FILE = load("loops.npz")
-CHAINS = [key[len("out/") : -len("/sample")] for key in FILE.keys() if key.endswith("/sample")]
+OUTPUTS = FILE.keys("out/")
+CHAINS = [key[len("out/") : -len("/sample")] for key in OUTPUTS if key.endswith("/sample")]
 
 
 @pytest.mark.parametrize("chain", CHAINS)

@@ -138,7 +138,7 @@ def test_ddim_at_eta_1_has_the_posterior_mean_and_variance(diffusion):
 
 
 def test_ddim_noise_grows_with_eta_and_the_marginal_stays(diffusion):
-    # With a network that knows x_0, a step takes a sample of q(x_t | x_0) to one of q(x_{t-1} | x_0).
+    # If the network knows x_0, a step takes a draw of q(x_t | x_0) to one of q(x_{t-1} | x_0).
     x_start = jnp.full(X_T.shape, 0.5)
     x_t = q_sample(diffusion.schedule, x_start, ALL_T, X_T)
     exact = diffusion._replace(prediction="x_start")

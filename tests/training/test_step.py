@@ -1,0 +1,228 @@
+"""The training step: what it computes, on how many devices, and what it compiles and donates."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ddpm_jax import parallel
+from ddpm_jax.config import (
+    Config,
+    DataConfig,
+    DiffusionConfig,
+    ModelConfig,
+    ParallelConfig,
+    TrainConfig,
+)
+from ddpm_jax.diffusion import build_diffusion
+from ddpm_jax.models import Network, build_network
+from ddpm_jax.training.state import (
+    TrainState,
+    ema_decay,
+    init_state,
+    learning_rate,
+    make_optimizer,
+    sha256,
+)
+from ddpm_jax.training.step import make_train_step, to_model_range
+
+CONFIG = Config(
+    data=DataConfig(name="digits", image_size=8, channels=1),
+    model=ModelConfig(
+        channels=8,
+        channel_mult=(1,),
+        num_res_blocks=1,
+        attention_resolutions=(),
+        num_classes=10,
+        dropout=0.1,
+        scale_shift_norm=True,
+        norm_groups=4,
+    ),
+    diffusion=DiffusionConfig(timesteps=40, schedule="cosine", label_dropout=0.1),
+    train=TrainConfig(batch_size=16, learning_rate=1e-3, ema_decay=0.9),
+)
+
+compilations = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, *_, **__: (
+        compilations.append(event)
+        if event == "/jax/core/compile/backend_compile_duration"
+        else None
+    )
+)
+
+
+def batch_of(step: int, size: int = 16) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(step)
+    return {
+        "x": rng.integers(0, 256, (size, 8, 8, 1), np.uint8),
+        "label": rng.integers(0, 10, size).astype(np.int32),
+    }
+
+
+def build(config: Config, mesh: jax.sharding.Mesh, network: Network | None = None):
+    """The initial state and the step of a run, as train.py makes them."""
+    network = network or build_network(config)
+    optimizer = make_optimizer(config.train)
+
+    def initial() -> TrainState:
+        return init_state(network.init(jax.random.key(config.train.seed)), optimizer)
+
+    sharding = parallel.state_sharding(jax.eval_shape(initial), mesh)
+    step = make_train_step(config, build_diffusion(config.diffusion), network, optimizer)
+    return jax.jit(initial, out_shardings=sharding)(), parallel.pmapped(step, mesh, sharding)
+
+
+def train(config: Config, mesh: jax.sharding.Mesh, steps: int) -> tuple[TrainState, list[float]]:
+    state, step = build(config, mesh)
+    losses = []
+    for n in range(steps):
+        state, metrics = step(state, parallel.to_mesh(batch_of(n), mesh))
+        losses.append(float(metrics["loss"]))
+    return state, losses
+
+
+def mesh_of(devices: int, fsdp: int = 1) -> jax.sharding.Mesh:
+    return parallel.make_mesh(ParallelConfig(data=devices // fsdp, fsdp=fsdp), 16)
+
+
+@pytest.fixture(scope="module")
+def alone() -> tuple[TrainState, list[float]]:
+    return train(CONFIG, mesh_of(1), 6)
+
+
+@pytest.mark.parametrize(("devices", "fsdp"), [(2, 1), (8, 1), (8, 8)])
+def test_the_number_of_devices_changes_nothing_but_rounding(alone, devices, fsdp, monkeypatch):
+    monkeypatch.setattr(parallel, "MIN_SHARDED_SIZE", 64)  # so that this small net is split at all
+    state, losses = train(CONFIG, mesh_of(devices, fsdp), 6)
+    np.testing.assert_allclose(losses, alone[1], rtol=1e-5)
+    for name, value in alone[0].params.items():
+        np.testing.assert_allclose(state.params[name], value, atol=2e-5, err_msg=name)
+    split = [leaf for leaf in state.params.values() if not leaf.is_fully_replicated]
+    assert bool(split) == (fsdp > 1)
+
+
+def test_nothing_compiles_after_the_first_step_and_the_state_is_donated():
+    mesh = mesh_of(2)
+    state, step = build(CONFIG, mesh)
+    old = state
+    state, metrics = step(state, parallel.to_mesh(batch_of(0), mesh))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
+    jax.block_until_ready(metrics)
+    compilations.clear()
+    for n in range(1, 4):
+        state, metrics = step(state, parallel.to_mesh(batch_of(n), mesh))
+    jax.block_until_ready(state)
+    assert not compilations
+
+
+def test_the_loss_is_the_mean_over_the_quarters_of_the_chain():
+    mesh = mesh_of(1)
+    state, step = build(CONFIG, mesh)
+    _, metrics = step(state, parallel.to_mesh(batch_of(0), mesh))
+    assert metrics["quarter_count"].sum() == 16
+    np.testing.assert_allclose(metrics["quarter_loss"].sum() / 16, metrics["loss"], rtol=1e-6)
+    # The last layer starts at zero, so that the first loss is that of predicting no noise at all.
+    assert abs(float(metrics["loss"]) - 1) < 0.2
+
+
+def test_accumulated_micro_batches_equal_the_whole_batch():
+    # Dropout draws its mask for each micro-batch, so it is off here.
+    whole = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, dropout=0.0))
+    parts = dataclasses.replace(
+        whole, train=dataclasses.replace(whole.train, grad_accumulation_steps=4)
+    )
+    expected, losses = train(whole, mesh_of(2), 3)
+    state, accumulated = train(parts, mesh_of(2), 3)
+    np.testing.assert_allclose(accumulated, losses, rtol=1e-5)
+    for name, value in expected.params.items():
+        np.testing.assert_allclose(state.params[name], value, atol=2e-5, err_msg=name)
+
+
+def linear_network() -> Network:
+    """x -> w * x: a network small enough to follow by hand."""
+    return Network(
+        init=lambda key: {"w": jnp.zeros(())},
+        apply=lambda params, x, t, labels, key: params["w"] * x,
+        abstract={"w": jax.ShapeDtypeStruct((), jnp.float32)},
+    )
+
+
+def test_a_non_finite_step_is_skipped_and_counted():
+    def apply(params, x, t, labels, key):
+        return params["w"] * x + jnp.where(labels[:, None, None, None] == 9, jnp.nan, 0.0)
+
+    mesh = mesh_of(1)
+    config = dataclasses.replace(CONFIG, diffusion=DiffusionConfig(timesteps=40))
+    state, step = build(config, mesh, linear_network()._replace(apply=apply))
+    before = jax.device_get(state)
+    bad = batch_of(0) | {"label": np.full(16, 9, np.int32)}
+    for count in (1, 2):
+        state, metrics = step(state, parallel.to_mesh(bad, mesh))
+        assert metrics["skipped"] == count and state.step == count
+    assert sha256(state.params) == sha256(before.params)
+    assert sha256(state.opt_state) == sha256(before.opt_state)
+    good = batch_of(0) | {"label": np.zeros(16, np.int32)}
+    state, metrics = step(state, parallel.to_mesh(good, mesh))
+    assert metrics["skipped"] == 0 and state.params["w"] != before.params["w"]
+
+
+def test_the_average_follows_its_decay_and_warms_up():
+    mesh = mesh_of(1)
+    state, step = build(CONFIG, mesh, linear_network())
+    ema = 0.0
+    for n in range(30):
+        decay = min(CONFIG.train.ema_decay, (1 + n) / (10 + n))
+        state, _ = step(state, parallel.to_mesh(batch_of(n), mesh))
+        ema = decay * ema + (1 - decay) * float(state.params["w"])
+    np.testing.assert_allclose(state.ema["w"], ema, rtol=1e-5)
+    assert ema_decay(jnp.asarray(0), 0.9999) == pytest.approx(0.1)
+    assert ema_decay(jnp.asarray(10**6), 0.9999) == pytest.approx(0.9999)
+
+
+@pytest.mark.parametrize(
+    ("decay", "expected"),
+    [
+        ("constant", [0.5, 1, 1, 1]),
+        ("linear", [0.5, 0.9, 0.5, 0.1]),
+        ("cosine", [0.5, None, 0.5, None]),
+    ],
+)
+def test_the_learning_rate_warms_up_and_decays(decay, expected):
+    schedule = learning_rate(
+        TrainConfig(steps=10, warmup_steps=2, learning_rate=1.0, learning_rate_decay=decay)
+    )
+    for step, value in zip([0, 1, 5, 9], expected, strict=True):
+        if value is not None:
+            assert float(schedule(step)) == pytest.approx(value, abs=1e-6)
+    assert decay == "constant" or float(schedule(10)) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_optimizer_is_adam_after_clipping_by_the_global_norm():
+    config = TrainConfig(learning_rate=0.1, gradient_clip_norm=1.0)
+    grads = {"a": jnp.array([30.0, 40.0]), "b": jnp.array(0.0)}
+    params = jax.tree.map(jnp.zeros_like, grads)
+    ours = make_optimizer(config)
+    updates, _ = ours.update(grads, ours.init(params), params)
+    adam = optax.adam(0.1)
+    clipped = {"a": jnp.array([0.6, 0.8]), "b": jnp.array(0.0)}
+    expected, _ = adam.update(clipped, adam.init(params), params)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), updates, expected)
+
+
+def test_pixels_map_to_model_range():
+    x = to_model_range(jnp.array([0, 255], jnp.uint8))
+    np.testing.assert_array_equal(x, [-1.0, 1.0])
+    points = jnp.array([0.1, -0.2])
+    assert to_model_range(points) is points
+
+
+def test_a_digest_tells_values_names_and_types_apart():
+    a = {"x": np.zeros(2, np.float32)}
+    assert sha256(a) == sha256({"x": jnp.zeros(2)})
+    others = [{"y": a["x"]}, {"x": np.zeros(2, np.int32)}, {"x": np.ones(2, np.float32)}]
+    assert len({sha256(tree) for tree in [a, *others]}) == 4

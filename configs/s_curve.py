@@ -21,19 +21,19 @@ from ddpm_jax.config import (
 def get_config() -> Config:
     return Config(
         data=DataConfig(name="s_curve"),
-        model=ModelConfig(kind="mlp", channels=128, num_res_blocks=3),
+        model=ModelConfig(kind="mlp", channels=128, num_res_blocks=5),
         diffusion=DiffusionConfig(
             schedule="sigmoid", beta_end=0.015, timestep_sampler="antithetic"
         ),
         train=TrainConfig(
-            steps=10_000,
+            steps=5000,
             batch_size=512,
             learning_rate=2e-3,
             learning_rate_decay="cosine",
             warmup_steps=100,
             ema_decay=0.999,
-            checkpoint_every_steps=2500,
-            sample_every_steps=2500,
+            checkpoint_every_steps=1000,
+            sample_every_steps=1000,
         ),
         sample=SampleConfig(clip=False, num=2000, batch_size=2000),
     )

@@ -130,14 +130,15 @@ def save_points_row(
     path: str | Path,
     values: np.ndarray | None = None,
 ) -> None:
-    """Writes a row of K scatter plots of points [N, 2] with the same limits, titled.
+    """Writes a row of K titled scatter plots of points [N, 2], each panel fitted to its own points.
 
     `values` [N] colours the points, the same in every panel, so that the eye can follow them.
     """
-    figure, limit = _figure(2.2 * len(panels), 2.45), _limit(panels)
+    figure = _figure(2.2 * len(panels), 2.45)
     for k, (points, title) in enumerate(zip(panels, titles, strict=True)):
         place = (k + 0.02) / len(panels), 0.02, 0.96 / len(panels), 0.86
-        _scatter(figure, place, points, limit, values).set_title(title, fontsize=11, color=INK)
+        axes = _scatter(figure, place, points, _limit([points]), values)
+        axes.set_title(title, fontsize=11, color=INK)
     _save_figure(figure, path)
 
 
@@ -154,10 +155,12 @@ def save_points_gif(
 
     figure = _figure(4, 4.3)
     canvas = FigureCanvasAgg(figure)
-    axes = _scatter(figure, (0.02, 0.02, 0.96, 0.9), frames[0], _limit(frames), values)
+    axes = _scatter(figure, (0.02, 0.02, 0.96, 0.9), frames[0], 1.0, values)
     pictures = []
     for k in _shown_frames(len(frames), seconds):
+        limit = _limit([frames[k]])
         axes.collections[0].set_offsets(frames[k])
+        axes.set(xlim=(-limit, limit), ylim=(-limit, limit))
         axes.set_title(titles[k], fontsize=13, color=INK)
         canvas.draw()
         pictures.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())

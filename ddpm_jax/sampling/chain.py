@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax.diffusion.process import Diffusion
+from ddpm_jax.diffusion.schedules import NoiseSchedule
 from ddpm_jax.sampling.steps import StepFn
 
 PROGRESS_SLICES = 50
@@ -46,7 +47,7 @@ def make_sampler(
     """A function `run(params, seed, index, labels, on_progress=None) -> Samples`.
 
     `shape` is that of one sample; `index`, `labels`: int32 [B], a label of -1 meaning none. `keep`
-    lists the indices t, at most T-1, whose x_t and predicted x_0 come back, in the order of the
+    lists the distinct indices t, at most T-1, whose x_t and predicted x_0 come back, in the order of the
     list. `on_progress(n)` hears that n more steps are done, one slice of the chain behind, so that
     the device never waits for it. B, not the values, decides whether `run` compiles.
     """
@@ -95,6 +96,7 @@ def make_sampler(
         labels: jax.Array,
         on_progress: Callable[[int], None] | None = None,
     ) -> Samples:
+        seed = np.uint32(seed)
         state = start(seed, index)
         slices = 1 if on_progress is None else min(num_steps, PROGRESS_SLICES)
         bounds = np.linspace(num_steps, 0, slices + 1).astype(np.int32)
@@ -117,3 +119,13 @@ def make_sampler(
 def evenly_kept(num_timesteps: int, count: int) -> list[int]:
     """Up to `count` indices from T-1 down to 0, evenly spread, for `keep`."""
     return sorted({round(t) for t in np.linspace(num_timesteps - 1, 0, count)}, reverse=True)
+
+
+def kept_by_noise(schedule: NoiseSchedule, count: int) -> list[int]:
+    """As `evenly_kept`, but evenly spread over the logarithm of the noise-to-signal ratio.
+
+    For data much smaller than the noise, whose shape appears in the last steps alone.
+    """
+    ratio = np.log(schedule.sqrt_recipm1_alphas_cumprod)
+    steps = np.interp(np.linspace(ratio[-1], ratio[0], count), ratio, np.arange(len(ratio)))
+    return sorted({round(t) for t in steps}, reverse=True)

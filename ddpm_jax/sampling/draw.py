@@ -13,7 +13,7 @@ from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import Network, Params
 from ddpm_jax.parallel import batch_sharding
-from ddpm_jax.sampling.chain import evenly_kept, make_sampler
+from ddpm_jax.sampling.chain import evenly_kept, kept_by_noise, make_sampler
 from ddpm_jax.sampling.steps import ancestral_step, ddim_step
 
 
@@ -72,9 +72,11 @@ def make_drawer(
         "ddpm": partial(ancestral_step, clip=sample.clip),
         "ddim": partial(ddim_step, clip=sample.clip, eta=sample.eta),
     }[sample.sampler]
-    num_steps = diffusion.schedule.num_timesteps
-    keep = evenly_kept(num_steps, frames)
-    run = make_sampler(diffusion, step, network.apply, data_shape(config), keep)
+    schedule, num_steps = diffusion.schedule, diffusion.schedule.num_timesteps
+    shape = data_shape(config)
+    points = len(shape) == 1
+    keep = kept_by_noise(schedule, frames) if points else evenly_kept(num_steps, frames)
+    run = make_sampler(diffusion, step, network.apply, shape, keep)
     devices = mesh.devices.size
     size = -(-sample.batch_size // devices) * devices
 
@@ -94,7 +96,7 @@ def make_drawer(
             out = run(params, seed, index, batch_labels, told)
             batches.append((np.asarray(out.x)[:real], *(np.asarray(k)[:, :real] for k in out[1:])))
         x, kept_x, kept_xstart = zip(*batches, strict=True)
-        timesteps = [int(t) for t in diffusion.schedule.timestep_map[keep]] if keep else []
+        timesteps = [int(t) for t in schedule.timestep_map[keep]] if keep else []
         return Drawn(
             np.concatenate(x),
             np.asarray(labels, np.int32),

@@ -90,10 +90,14 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _rewind(path: Path, start_step: int) -> None:
-    """Drops unreadable lines and those of later steps, in one atomic replacement of the file."""
+    """Drops unreadable lines, those of later steps and the end, in one atomic replacement."""
     if not path.exists():
         return
-    kept = [r for r in read_records(path) if (r.get("step") or 0) <= start_step]
+    kept = [
+        record
+        for record in read_records(path)
+        if (record.get("step") or 0) <= start_step and record.get("event") != "finished"
+    ]
     text = "".join(json.dumps(record) + "\n" for record in kept)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

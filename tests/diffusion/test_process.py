@@ -133,6 +133,20 @@ def _signal(schedule, prediction):
     return table[:, None, None]
 
 
+def test_fixed_variances_are_the_posterior_and_beta_and_one_at_the_last_step(schedule, batch):
+    _, x_t, t, noise = batch
+    small, large = (
+        p_mean_variance(Diffusion(schedule, variance=kind), noise, x_t, t)
+        for kind in ("fixed_small", "fixed_large")
+    )
+    np.testing.assert_allclose(small.variance[:, 0, 0], schedule.posterior_variance, rtol=1e-6)
+    np.testing.assert_allclose(large.variance[1:, 0, 0], schedule.betas[1:], rtol=1e-6)
+    # The decoder's: the posterior has no variance at t = 0, so both take that of t = 1.
+    first = np.log(schedule.posterior_variance[1])
+    for step in (small, large):
+        np.testing.assert_allclose(step.log_variance[0], first, rtol=1e-6)
+
+
 @pytest.mark.parametrize("end, kind", [(-1, "fixed_small"), (1, "fixed_large")])
 def test_learned_range_spans_the_fixed_variances(schedule, batch, end, kind):
     _, x_t, t, noise = batch

@@ -164,7 +164,7 @@ def test_gradient_reaches_every_parameter(tiny):
     assert [name for name, grad in grads.items() if not np.abs(grad).max() > 1e-5] == []
 
 
-def test_dropout_works_only_with_a_key_and_differs_between_blocks(tiny):
+def test_dropout_works_only_with_a_key_and_as_the_key_says(tiny):
     net, params = tiny
     drop = network(replace(TINY, dropout=0.5))
     apply = jax.jit(drop.apply)
@@ -173,6 +173,19 @@ def test_dropout_works_only_with_a_key_and_differs_between_blocks(tiny):
     one, same, other = (apply(params, X, T, LABELS, jax.random.key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert not np.allclose(one, other, atol=1e-3)
+
+
+def test_every_block_drops_with_a_key_of_its_own(monkeypatch):
+    keys = []
+
+    def spy(x, rate, key):
+        keys.append(jax.random.key_data(key).tolist())
+        return x
+
+    monkeypatch.setattr("ddpm_jax.models.layers.dropout", spy)
+    net = network(ONE_LEVEL)
+    net.apply(random_params(net), X, T, LABELS, KEY)
+    assert len(keys) == 5 and len(set(map(tuple, keys))) == 5
 
 
 def test_initial_parameters_follow_the_key():

@@ -1,0 +1,150 @@
+"""train.py as a process: its contract, its end after kills, and what it never imports."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# A net that compiles fast; 60 steps, a checkpoint every 10.
+TINY = """
+--model.channels 8 --model.norm-groups 8 --model.channel-mult 1 --diffusion.timesteps 50
+--sample.steps 10 --sample.num 4 --sample.batch-size 4 --train.steps 60 --train.batch-size 8
+--train.log-every-steps 5 --train.sample-every-steps 30 --train.checkpoint-every-steps 10
+""".split()
+
+
+def start(workdir: Path, *more: str) -> subprocess.Popen:
+    command = [sys.executable, "train.py", "--workdir", str(workdir), *TINY, *more]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(workdir: Path, *more: str) -> str:
+    process = start(workdir, *more)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def records(workdir: Path) -> list[dict]:
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    run(workdir)
+    return workdir
+
+
+def test_a_run_folder_holds_what_the_contract_says(undisturbed):
+    config = json.loads((undisturbed / "config.json").read_text())
+    assert config["train"]["steps"] == 60 and config["data"]["name"] == "digits"
+    *logged, last = records(undisturbed)
+    assert [record["step"] for record in logged] == list(range(5, 61, 5))
+    names = {
+        "step",
+        "loss",
+        "grad_norm",
+        "learning_rate",
+        "images_per_second",
+        "loss_q0",
+        "loss_q3",
+    }
+    assert all(names <= record.keys() for record in logged[2:])
+    assert last["event"] == "finished" and last["step"] == 60
+    digests = [last[f"{name}_sha256"] for name in ("params", "ema", "opt_state")]
+    assert len(set(digests)) == 3 and all(len(digest) == 64 for digest in digests)
+    assert {path.name for path in (undisturbed / "samples").iterdir()} == {
+        "step_00000030.png",
+        "step_00000060.png",
+    }
+    assert {path.name for path in (undisturbed / "checkpoints").iterdir()} == {"40", "50", "60"}
+    assert list((undisturbed / "tensorboard").iterdir())
+    assert (undisturbed / "loss.png").stat().st_size > 1000
+
+
+def kill_when(workdir: Path, reached: Callable[[], bool]) -> None:
+    """Starts the command and kills it, as kill -9 does, once `reached()` holds."""
+    process = start(workdir)
+    deadline = time.monotonic() + 240
+    while not reached():
+        assert process.poll() is None, f"ended before it could be killed: {process.stdout.read()}"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_a_run_killed_at_any_moment_ends_as_if_undisturbed(undisturbed, tmp_path):
+    workdir = tmp_path / "killed"
+    checkpoints = workdir / "checkpoints"
+
+    def logged(step: int) -> Callable[[], bool]:
+        return lambda: any(record.get("step", 0) >= step for record in records(workdir))
+
+    def saving() -> bool:
+        return any("tmp" in path.name for path in checkpoints.glob("*"))
+
+    kill_when(workdir, (workdir / "config.json").exists)  # before the first step
+    kill_when(workdir, logged(5))  # before the first checkpoint
+    kill_when(workdir, saving)  # in mid-save
+    kill_when(workdir, logged(35))  # between two checkpoints
+    output = run(workdir)
+    assert "resumed after step" in output
+    *steps, finished = records(workdir)
+    assert finished == records(undisturbed)[-1]
+    assert [record["step"] for record in steps] == list(range(5, 61, 5))
+    for ours, theirs in zip(steps, records(undisturbed), strict=False):
+        assert ours | {"images_per_second": 0} == theirs | {"images_per_second": 0}
+
+
+def test_a_finished_run_stays_as_it_is(undisturbed):
+    before = (undisturbed / "metrics.jsonl").read_text()
+    output = run(undisturbed)
+    assert "finished after step 60" in output
+    assert (undisturbed / "metrics.jsonl").read_text() == before
+
+
+def test_training_never_imports_tensorflow(tmp_path):
+    # A stand-in that reports its import: with TensorFlow absent, not importing it proves nothing.
+    fake = tmp_path / "path" / "tensorflow"
+    fake.mkdir(parents=True)
+    mark = tmp_path / "imported"
+    (fake / "__init__.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+    script = f"""
+import sys
+sys.argv = ["train.py", "--workdir", {str(tmp_path / "run")!r}, *{TINY!r}, "--train.steps", "2"]
+import train, tensorflow_datasets
+train.main()
+assert "tensorflow" not in sys.modules
+"""
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'path'}:{ROOT}"}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment, timeout=300)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("room", ["diffusion", "sampling", "models", "parallel", "checkpoint"])
+def test_the_core_imports_no_library_of_data_pictures_or_logs(room):
+    heavy = "grain tensorflow_datasets sklearn PIL matplotlib tensorboardX tyro".split()
+    script = f"import sys, ddpm_jax.{room}; print([m for m in {heavy} if m in sys.modules])"
+    if room == "sampling":
+        script = script.replace("ddpm_jax.sampling", "ddpm_jax.sampling.draw")
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -63,12 +63,14 @@ def main() -> None:
         args.workdir / "checkpoints", parallel.abstract_on(network.abstract, everywhere)
     )
 
+    out = args.out or args.workdir / "drawn"
+    outputs.make_folder(out)
+
     # The chain
     with progress(args.num, 0, "sample", f"step {loaded.step}") as bar:
         drawn = draw(loaded.items["ema"], args.seed, labels, bar.update)
 
     # Files
-    out = args.out or args.workdir / "drawn"
     # Points are drawn over those of the data; images need nothing but themselves.
     source = data.load_source(config.data) if config.data.name == "s_curve" else None
     columns = outputs.grid_columns(args.num, config.model.num_classes, args.labels)

@@ -31,7 +31,6 @@ def main() -> None:
     mesh = parallel.make_mesh(config.parallel, train.batch_size // train.grad_accumulation_steps)
     source = data.load_source(config.data)
     run.check_labels(config, source.num_classes)
-    run.claim(workdir, config)
 
     # Model, optimizer, step
     diffusion = build_diffusion(config.diffusion)
@@ -46,9 +45,8 @@ def main() -> None:
     train_step = parallel.pmapped(
         make_train_step(config, diffusion, network, optimizer), mesh, sharding
     )
-    draw = make_drawer(
-        config, network, parallel.make_mesh(config.parallel, config.sample.batch_size)
-    )
+    draw = make_drawer(config, network, mesh)
+    run.claim(workdir, config)  # now that nothing is wrong with the config
     print(
         f"{workdir}: {count_parameters(abstract.params):,} parameters, {len(source):,} examples of "
         f"{config.data.name}, batches of {train.batch_size} on {mesh.devices.size} "

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import tensorstore
 from orbax.checkpoint import v1 as ocp
 
 from ddpm_jax.errors import RunError, UserError
@@ -31,6 +32,7 @@ class Checkpoints:
             step = leftover.name.split(".")[0]
             logger.warning("checkpoint %s was half-written when the run stopped: not used", step)
         try:
+            directory.mkdir(parents=True, exist_ok=True)
             self._orbax = ocp.training.Checkpointer(
                 directory,
                 save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
@@ -105,27 +107,51 @@ def load_ema(directory: Path, abstract_ema: Mapping[str, jax.ShapeDtypeStruct]) 
 
 def _load_newest(directory: Path, abstract: dict[str, Any]) -> Loaded | None:
     steps = sorted(int(path.name) for path in directory.glob("[0-9]*") if path.name.isdigit())
+    broken: list[str] = []
     for step in reversed(steps):
         path = directory / str(step)
         try:
+            for item in abstract:
+                _read_through(path / item)
             _same_parameters(path, abstract["ema"])
-            return Loaded(step, ocp.load_checkpointables(path, abstract))
+            loaded = Loaded(step, ocp.load_checkpointables(path, abstract))
         except UserError:
             raise
         except Exception as error:  # whatever a damaged file makes Orbax raise
-            reason = " ".join(str(error).split())[:200]
-            logger.warning("checkpoint %s cannot be read (%s): trying the one before", path, reason)
-    if steps:
+            broken.append(f"{path} cannot be read ({' '.join(str(error).split())[:200]})")
+            continue
+        for line in broken:
+            logger.warning("checkpoint %s: %s is used", line, step)
+        return loaded
+    if broken:
         raise UserError(
-            f"none of the {len(steps)} checkpoints in {directory} can be read; nothing was "
-            "changed: move the folder away to start anew"
+            f"none of the {len(broken)} checkpoints in {directory} can be read; nothing was "
+            f"changed: move the folder away to start anew ({broken[0]})"
         )
     return None
 
 
+def _read_through(path: Path) -> None:
+    """Reads every stored value of an item, one by one; raises ValueError at the first damaged one.
+
+    Orbax reads them all at once, and tells of a damaged file by 1,600 lines of tracebacks from its
+    threads besides the error. A value takes 0.5 ms.
+    """
+    store = tensorstore.KvStore.open(
+        {"driver": "ocdbt", "base": {"driver": "file", "path": f"{path}/"}}
+    ).result()
+    keys = store.list().result()
+    if not keys:
+        raise ValueError(f"{path.name} holds no arrays")
+    for key in keys:
+        store.read(key).result()
+
+
 def _same_parameters(path: Path, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> None:
     """Raises UserError, naming what differs, for another model's weights."""
-    saved = ocp.pytree_metadata(path, "ema").metadata
+    saved = ocp.metadata(path, "ema").metadata
+    if saved is None:
+        raise ValueError("its description is damaged")
     shapes = {name: tuple(leaf.shape) for name, leaf in saved.items()}
     wanted = {name: tuple(leaf.shape) for name, leaf in abstract.items()}
     differ = [

@@ -6,8 +6,11 @@ import difflib
 import importlib.util
 import json
 import logging
+import os
+import re
+import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,9 +28,9 @@ def parse_train(argv: Sequence[str]) -> tuple[Config, Path]:
     Raises UserError for a config that cannot be read or used; tyro exits with 2 for options that
     it does not know or cannot read.
     """
-    border = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    border.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
-    border.add_argument("--workdir", type=Path)
+    border = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
+    border.add_argument("--config", type=_path, default=DEFAULT_CONFIG)
+    border.add_argument("--workdir", type=_path)
     args, rest = border.parse_known_args(argv)
     description = (
         "Trains a diffusion model. --config FILE (default: configs/digits.py) gives the settings, "
@@ -37,6 +40,12 @@ def parse_train(argv: Sequence[str]) -> tuple[Config, Path]:
     config = parse(Config, rest, default=load_config(args.config), description=description)
     check(config)
     return config, args.workdir or Path("runs") / args.config.stem
+
+
+def _path(text: str) -> Path:
+    if not text:  # what an unset shell variable leaves; as a path it would be the current folder
+        raise argparse.ArgumentTypeError("is empty; give a path")
+    return Path(text)
 
 
 def parse(cls: type[T], argv: Sequence[str], default: T | None = None, description: str = "") -> T:
@@ -53,16 +62,18 @@ def parse(cls: type[T], argv: Sequence[str], default: T | None = None, descripti
 
 def start_logging() -> None:
     """Shows the project's warnings as plain lines on stderr."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING)
+    for handler in logging.getLogger().handlers:  # some library may have added its own before us
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    # Orbax logs what it raises too, with tracebacks, once in each of its threads.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def load_config(path: Path) -> Config:
     """What `get_config()` of the Python file at `path` returns; raises UserError."""
     if not path.is_file():
-        known = sorted(str(file) for file in path.parent.glob("*.py"))
-        close = difflib.get_close_matches(str(path), known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(known) or '-'}"
-        raise UserError(f"--config {path}: no such file{hint}")
+        raise UserError(f"--config {path}: no such file; {_known_configs(path)}")
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     if spec is None:
         raise UserError(f"--config {path}: not a Python file; name one that defines get_config()")
@@ -70,11 +81,35 @@ def load_config(path: Path) -> Config:
     try:
         spec.loader.exec_module(module)
         config = module.get_config()
-    except Exception as error:  # whatever the user's file does wrong
-        raise UserError(f"--config {path}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's file does wrong
+        reason = " ".join(f"{type(error).__name__}: {error}{_meant_field(error)}".split())
+        raise UserError(f"--config {path}: {reason}") from error
     if not isinstance(config, Config):
         raise UserError(f"--config {path}: get_config() must return a ddpm_jax.config.Config")
-    return config
+    try:
+        return from_dict(Config, dataclasses.asdict(config))
+    except ValueError as error:
+        raise UserError(f"--config {path}: {error}") from error
+
+
+def _known_configs(path: Path) -> str:
+    """The file that was meant instead of `path`, or all: those beside it and the project's."""
+    files = [*sorted(path.parent.glob("*.py")), *sorted(DEFAULT_CONFIG.parent.glob("*.py"))]
+    shown = {file.stem: os.path.relpath(file) for file in reversed(files)}
+    if close := difflib.get_close_matches(path.stem, shown, n=1):
+        return f"did you mean {shown[close[0]]}?"
+    return f"there are: {', '.join(sorted(shown.values()))}"
+
+
+def _meant_field(error: BaseException) -> str:
+    """A suggestion for a field that a config file misspells, else nothing."""
+    unknown = re.search(r"(\w+Config)\.__init__\(\) got an unexpected .* '(\w+)'", str(error))
+    sections = {section.__name__: section for section in typing.get_type_hints(Config).values()}
+    if not unknown or unknown[1] not in sections:
+        return ""
+    fields = typing.get_type_hints(sections[unknown[1]])
+    close = difflib.get_close_matches(unknown[2], fields, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(fields)}"
 
 
 def to_json(config: Config) -> str:
@@ -91,21 +126,53 @@ def read_config(path: Path) -> Config:
             f"{path.parent} is no run folder: it has no {path.name}; "
             "name the --workdir that train.py wrote"
         ) from error
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
-def from_dict(cls: type[T], values: dict[str, Any]) -> T:
-    """The inverse of `dataclasses.asdict`, through JSON; raises ValueError for unknown fields."""
-    types = typing.get_type_hints(cls)
-    if unknown := sorted(set(values) - set(types)):
+def from_dict(cls: type[T], values: Any, name: str = "") -> T:
+    """The inverse of `dataclasses.asdict`, through JSON too; `name` is where `values` stand.
+
+    Raises ValueError for an unknown field and for a value of another type than its field's.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{name or cls.__name__} is {values!r}, expected the fields of a section")
+    kinds = typing.get_type_hints(cls)
+    if unknown := sorted(set(values) - set(kinds)):
         raise ValueError(f"unknown {cls.__name__} fields: {', '.join(unknown)}")
-    read: Callable[[str, Any], Any] = lambda name, value: (  # noqa: E731
-        from_dict(types[name], value)
-        if dataclasses.is_dataclass(types[name])
-        else (tuple(value) if isinstance(value, list) else value)
-    )
-    return cls(**{name: read(name, value) for name, value in values.items()})
+    read = {
+        field: _typed(value, kinds[field], f"{name}.{field}".lstrip("."))
+        for field, value in values.items()
+    }
+    return cls(**read)
+
+
+def _typed(value: Any, kind: Any, name: str) -> Any:
+    """`value` of the field `name` as its type `kind` has it: lists become tuples."""
+    if dataclasses.is_dataclass(kind):
+        return from_dict(kind, value, name)
+    value = tuple(value) if isinstance(value, list) else value
+    if not _fits(value, kind):
+        wanted = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+        raise ValueError(f"{name} is {value!r}, expected {wanted}")
+    return value
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    inner = typing.get_args(kind)
+    match typing.get_origin(kind):
+        case typing.Literal:
+            return value in inner
+        case types.UnionType:
+            return any(_fits(value, each) for each in inner)
+        case origin if origin is tuple:
+            if not isinstance(value, tuple):
+                return False
+            each = inner[:1] * len(value) if inner[-1] is ... else inner
+            return len(value) == len(each) and all(map(_fits, value, each))
+    if kind is float and not isinstance(value, bool):
+        return isinstance(value, int | float)
+    return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
 
 
 def differences(new: Config, old: Config) -> list[str]:

@@ -4,8 +4,9 @@ A config file defines `get_config() -> Config`. Every field can be overridden on
 as in `--train.batch-size 64`. The resolved config travels with the run as JSON.
 """
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from ddpm_jax.errors import UserError
@@ -135,6 +136,11 @@ def check(config: Config) -> None:
 def _problems(config: Config) -> Iterator[tuple[str, object, str]]:
     """(option, value, what it must be) for each setting out of bounds."""
     data, model, diffusion, train = config.data, config.model, config.diffusion, config.train
+    for section in fields(config):
+        for name, value in vars(getattr(config, section.name)).items():
+            numbers = value if isinstance(value, tuple) else (value,)
+            if not all(math.isfinite(n) for n in numbers if isinstance(n, float)):
+                yield f"{section.name}.{name}", value, "finite"
     positive = {
         "data.image_size": data.image_size,
         "model.channels": model.channels,

@@ -8,6 +8,7 @@ import numpy as np
 from ddpm_jax import visual
 from ddpm_jax.data import Source
 from ddpm_jax.diffusion.schedules import NoiseSchedule
+from ddpm_jax.errors import UserError
 from ddpm_jax.sampling.draw import Drawn
 
 STRIP_SAMPLES = 4  # rows of the strip
@@ -40,13 +41,24 @@ def grid_columns(num: int, num_classes: int, turns: str) -> int | None:
     return num_classes if in_turn else None
 
 
+def make_folder(out: Path) -> None:
+    """Makes the folder for samples; raises UserError if nothing can be written there."""
+    probe = out / ".probe"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written: {error.strerror}") from error
+
+
 def save_samples(drawn: Drawn, source: Source, out: Path, columns: int | None) -> None:
     """Writes grid.png, samples.npz and, for images, images/000000.png ... into `out`.
 
     samples.npz: arr_0, uint8 images [N, H, W, C] or float32 points [N, D]; arr_1, int labels [N] if
     the model is given any. It is the layout that the published evaluators read.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     images = drawn.x.ndim > 2
     arrays = [visual.to_uint8(drawn.x) if images else drawn.x]
     if drawn.labels.min() >= 0:

@@ -1,6 +1,8 @@
 """JAX as every test sees it: 8 CPU devices, full matmul precision, one compilation cache."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 # Through the environment, so that the scripts that tests start share the cache.
@@ -13,9 +15,34 @@ for name, value in {
     os.environ.setdefault(name, value)
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 # Libraries that read absl flags refuse to before somebody has parsed them.
 flags.FLAGS.mark_as_parsed()
+
+# Settings of a run that compiles and ends within seconds.
+TINY_OPTIONS = """
+--model.channels 8 --model.norm-groups 8 --model.channel-mult 1 --diffusion.timesteps 20
+--sample.steps ddim5 --sample.num 4 --sample.batch-size 8 --train.batch-size 8 --train.steps 6
+--train.checkpoint-every-steps 2 --train.sample-every-steps 0 --train.log-every-steps 2
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_options() -> list[str]:
+    """What `tiny_run` was trained with; the same resumes a copy of it."""
+    return TINY_OPTIONS.split()
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_options: list[str]) -> Path:
+    """A finished run of the digits, of six steps and three checkpoints. To be left as it is."""
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    train = Path(__file__).resolve().parent.parent / "train.py"
+    command = [sys.executable, str(train), "--workdir", str(workdir), *tiny_options]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+    return workdir

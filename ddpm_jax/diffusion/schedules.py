@@ -202,7 +202,7 @@ def space_timesteps(num_timesteps: int, spec: str | Sequence[int]) -> list[int]:
     start, steps = 0, set()
     for i, count in enumerate(spec):
         length = size + (i < extra)
-        if length < count:
+        if not 0 <= count <= length:
             raise ValueError(f"cannot divide section of {length} steps into {count}")
         stride = 1 if count <= 1 else (length - 1) / (count - 1)
         # Summed, and rounded half to even, as the original does: round(linspace) differs.

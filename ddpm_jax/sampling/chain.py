@@ -47,8 +47,8 @@ def make_sampler(
     """A function `run(params, seed, index, labels, on_progress=None) -> Samples`.
 
     `shape` is that of one sample; `index`, `labels`: int32 [B], a label of -1 meaning none. `keep`
-    lists the distinct indices t, at most T-1, whose x_t and predicted x_0 come back, in the order of the
-    list. `on_progress(n)` hears that n more steps are done, one slice of the chain behind, so that
+    lists the distinct indices t, at most T-1, whose x_t and predicted x_0 come back, in its order.
+    `on_progress(n)` hears that n more steps are done, one slice of the chain behind, so that
     the device never waits for it. B, not the values, decides whether `run` compiles.
     """
     num_steps = diffusion.schedule.num_timesteps

@@ -13,7 +13,7 @@ from typing import Literal
 
 import jax
 
-from ddpm_jax import checkpoint, cli, data, outputs, parallel
+from ddpm_jax import checkpoint, cli, config_json, data, outputs, parallel
 from ddpm_jax.config import ParallelConfig, check
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.errors import UserError, run_script
@@ -28,8 +28,8 @@ class Args:
     num: int = 64  # how many samples
     seed: int = 0  # of the noise, and of random labels
     labels: str = ""  # 3,7 (in turn), all (in turn) or random; for models with classes
-    sampler: Literal["ddpm", "ddim"] | None = None  # None: the run's own; also for those below
-    steps: str | None = None  # length of the chain: 250, 10,15,20 (a section each) or ddim50
+    sampler: Literal["ddpm", "ddim"] | None = None  # None: the run's own; so for those below
+    steps: str | None = None  # 250, 10,15,20 (a section each), ddim50; with another sampler: all
     eta: float | None = None  # DDIM's noise, 0 to 1
     batch_size: int | None = None  # samples drawn at once
     frames: int = 0  # moments of the chain to show in pictures; 0: none
@@ -39,11 +39,16 @@ class Args:
 def main() -> None:
     args = cli.parse(Args, sys.argv[1:], description=__doc__)
     cli.start_logging()
-    config = cli.read_config(args.workdir / "config.json")
+    config = config_json.read_config(args.workdir / "config.json")
     chosen = {name: getattr(args, name) for name in ("sampler", "steps", "eta", "batch_size")}
     chosen = {name: value for name, value in chosen.items() if value is not None}
+    if args.sampler not in (None, config.sample.sampler):
+        chosen = {"steps": "", "eta": 0.0} | chosen  # the run's own suit its own sampler
     config = dataclasses.replace(config, sample=dataclasses.replace(config.sample, **chosen))
-    check(config)
+    try:
+        check(config)
+    except UserError as error:
+        raise UserError(str(error).replace("--sample.", "--")) from None
     for option, value, least in (
         ("num", args.num, 1),
         ("seed", args.seed, 0),
@@ -70,13 +75,13 @@ def main() -> None:
     with progress(args.num, 0, "sample", f"step {loaded.step}") as bar:
         drawn = draw(loaded.items["ema"], args.seed, labels, bar.update)
 
-    # Files
-    # Points are drawn over those of the data; images need nothing but themselves.
-    source = data.load_source(config.data) if config.data.name == "s_curve" else None
+    # Files: points lie over those of the data
+    points = config.data.name == "s_curve"
+    reference = data.load_source(config.data).points if points else None
     columns = outputs.grid_columns(args.num, config.model.num_classes, args.labels)
-    outputs.save_samples(drawn, source, out, columns)
+    outputs.save_samples(drawn, out, reference, columns)
     if args.frames:
-        outputs.save_chain(drawn, source, build_diffusion(config.diffusion).schedule, out)
+        outputs.save_chain(drawn, build_diffusion(config.diffusion).schedule, out, reference)
     print(f"{args.num} samples in {out}")
 
 

@@ -10,7 +10,7 @@ import time
 
 import jax
 
-from ddpm_jax import checkpoint, cli, data, outputs, parallel
+from ddpm_jax import checkpoint, cli, config_json, data, outputs, parallel
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.errors import run_script
 from ddpm_jax.models import build_network, count_parameters
@@ -86,12 +86,15 @@ def main() -> None:
                     bar.set_postfix(run.shown(numbers), refresh=False)
                 if run.due(step, train.sample_every_steps, train.steps):
                     labels = choose_labels("", config.sample.num, config.model.num_classes, seed=0)
-                    drawn = draw(state.ema, 0, labels)
+                    with progress(config.sample.num, 0, "sample", "samples", 10) as drawing:
+                        drawn = draw(state.ema, 0, labels, drawing.update)
                     picture = workdir / "samples" / f"step_{step:08d}.png"
-                    log.image(step, "samples", outputs.save_picture(drawn.x, source, picture))
+                    log.image(
+                        step, "samples", outputs.save_picture(drawn.x, picture, source.points)
+                    )
                     window.restart_clock()
                 if run.due(step, train.checkpoint_every_steps, train.steps) or step == train.steps:
-                    checkpoints.save(step, state, cli.to_json(config))
+                    checkpoints.save(step, state, config_json.to_json(config))
                 bar.update(1)
             checkpoints.wait()
             run.finish(log, workdir, state, source)

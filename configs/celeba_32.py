@@ -2,10 +2,11 @@
 
     python train.py --config configs/celeba_32.py --data.dir DIR
 
-The multiples there are cumulative, so 64 channels become 64, 128, 256, 1024; attention on the last
-level alone; 100 epochs of 162,770 images in batches of 64. Where the original squeezes images and
-keeps no average of the weights, we crop them and do. DIR holds TFDS's `celeb_a` as ArrayRecord.
-Not run by us: it needs the data and a GPU. Tests build the network and read a record of this kind.
+The multiples there are cumulative, so 64 channels become 64, 128, 256, 1024; attention on the
+last level alone; 100 epochs of 162,770 images in batches of 64. Where the original squeezes
+images and keeps no average of the weights, we crop them and do. DIR holds TFDS's `celeb_a` as
+ArrayRecord. Not run by us: it needs the data and a GPU. Tests build the network and read a record
+of this kind.
 """
 
 from ddpm_jax.config import (

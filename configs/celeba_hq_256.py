@@ -5,8 +5,9 @@
 DIR holds TFDS's `celeb_a_hq/256` as ArrayRecord; its images must be downloaded by hand, as TFDS
 explains when it prepares them.
 
-The paper trains 0.5 M steps of 64 images at 2.2 steps a second on a TPU v3-8. Not run by us: it
-needs the data and a large GPU or a TPU. Tests build the network and read a record of this kind.
+The paper trains 0.5 M steps of 64 images at 2.2 steps a second on a TPU v3-8. Details follow
+ADM's code where the two differ (see cifar10.py). Not run by us: it needs the data and a large GPU
+or a TPU. Tests build the network and read a record of this kind.
 """
 
 from ddpm_jax.config import (

@@ -3,11 +3,15 @@
     python train.py --config configs/cifar10.py --data.dir DIR
 
 The paper reaches FID 3.17 against the training set, IS 9.46 and at most 3.75 bits per dimension
-with 50,000 samples of the 1,000-step chain, after 800,000 steps: 10.6 hours on a TPU v3-8 at 2,688
-images a second. DIR holds TFDS's `cifar10` as ArrayRecord.
+with 50,000 samples of the 1,000-step chain, after 800,000 steps: 10.6 hours on a TPU v3-8 at
+2,688 images a second. DIR holds TFDS's `cifar10` as ArrayRecord.
 
-Two CPU cores only smoke-test it. `--model.channels 32 --train.batch-size 32 --train.steps 3000`
-shows colour and shape on them in under an hour (docs/cifar10.md).
+The block order, widths and heads are DDPM's; details follow ADM's code where the two differ
+(cosine before sine in the embedding, symmetric padding at stride 2, group norm's epsilon 1e-5).
+
+Two CPU cores only smoke-test it (`--train.sample-every-steps 0`: a grid takes the full net
+hours). `--model.channels 32 --train.batch-size 32 --train.steps 3000` shows colour and shape on
+them in under an hour (docs/cifar10.md).
 """
 
 from ddpm_jax.config import (

@@ -5,8 +5,9 @@
 DIR holds TFDS's `lsun/bedroom` as ArrayRecord. The paper flips every LSUN set but this one. Its
 FID is 6.36 (4.90 for a larger net of about 256 M parameters, 1.15 M steps).
 
-The paper trains 2.4 M steps of 64 images at 2.2 steps a second on a TPU v3-8. Not run by us: it
-needs the data and a large GPU or a TPU. Tests build the network and read a record of this kind.
+The paper trains 2.4 M steps of 64 images at 2.2 steps a second on a TPU v3-8. Details follow
+ADM's code where the two differ (see cifar10.py). Not run by us: it needs the data and a large GPU
+or a TPU. Tests build the network and read a record of this kind.
 """
 
 from ddpm_jax.config import (

@@ -2,8 +2,10 @@
 
     python train.py --config configs/mnist.py --data.dir DIR
 
-Ours: no paper's settings. DIR holds TFDS's `mnist` as ArrayRecord; without it, it is prepared once
-(the extra `prepare`). For one GPU; on two CPU cores it is slow, and `digits.py` shows the same.
+Ours: no paper's settings. DIR holds TFDS's `mnist` as ArrayRecord; without it, it is prepared
+once (the extra `prepare`). For one GPU; on two CPU cores it is slow, and `digits.py` shows the
+same. Not run by us to its end: no result to expect yet. Tests build the network and read a record
+of this kind.
 """
 
 from ddpm_jax.config import (

@@ -3,9 +3,11 @@
     python train.py --config configs/s_curve.py
     python sample.py --workdir runs/s_curve --num 2000 --frames 100
 
-The second command draws the forward and the reverse process as rows of panels and as GIFs. The
-data are a tenth of the usual size, so the betas start small (1e-5) and rise as a sigmoid; they end
-higher than the usual 5e-3, so that 1,000 steps end in noise.
+A minute and a half on two CPU cores; the samples are then as near to real points as real points
+are to each other, by the energy distance (docs/s_curve.md). The second command draws the forward
+and the reverse process as rows of panels and as GIFs. The data are a tenth of the usual size, so
+the betas start small (1e-5) and rise as a sigmoid; they end higher than the usual 5e-3, so that
+1,000 steps end in noise.
 """
 
 from ddpm_jax.config import (

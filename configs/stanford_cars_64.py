@@ -2,8 +2,9 @@
 
     python train.py --config configs/stanford_cars_64.py --data.dir DIR --model.dtype bfloat16
 
-Ours: no paper's settings, but a set that tutorials like. DIR holds TFDS's `cars196` as ArrayRecord.
-Not run by us: it needs the data and a GPU. Tests build the network and read a record of this kind.
+Ours: no paper's settings, but a set that tutorials like. DIR holds TFDS's `cars196` as
+ArrayRecord. Not run by us, so no result to expect yet: it needs the data and a GPU. Tests build
+the network and read a record of this kind.
 """
 
 from ddpm_jax.config import (

@@ -115,8 +115,8 @@ def _load_newest(directory: Path, abstract: dict[str, Any]) -> Loaded | None:
                 _read_through(path / item)
             _same_parameters(path, abstract["ema"])
             loaded = Loaded(step, ocp.load_checkpointables(path, abstract))
-        except UserError:
-            raise
+        except (UserError, PermissionError, MemoryError, jax.errors.JaxRuntimeError):
+            raise  # not the checkpoint's fault, and no reason to go back in time
         except Exception as error:  # whatever a damaged file makes Orbax raise
             broken.append(f"{path} cannot be read ({' '.join(str(error).split())[:200]})")
             continue

@@ -85,7 +85,7 @@ class TrainConfig:
     keep_checkpoints: int = 3  # newest ones kept
     sample_every_steps: int = 1000  # a grid from the averaged weights; 0: none
     log_every_steps: int = 100  # 0: none
-    max_skipped_steps: int = 20  # non-finite steps in a row before the run stops
+    max_skipped_steps: int = 20  # non-finite steps in a row before the run stops; 0: never
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,7 @@ def _problems(config: Config) -> Iterator[tuple[str, object, str]]:
         "train.checkpoint_every_steps": train.checkpoint_every_steps,
         "train.sample_every_steps": train.sample_every_steps,
         "train.log_every_steps": train.log_every_steps,
+        "train.max_skipped_steps": train.max_skipped_steps,
         "parallel.data": config.parallel.data,
         "sample.eta": config.sample.eta,
     }
@@ -188,11 +189,21 @@ def _problems(config: Config) -> Iterator[tuple[str, object, str]]:
     if train.batch_size % train.grad_accumulation_steps:
         parts = train.grad_accumulation_steps
         yield "train.grad_accumulation_steps", parts, f"a divisor of the batch {train.batch_size}"
+    if diffusion.schedule in ("cosine", "jsd"):
+        bounds = {"beta_start": diffusion.beta_start, "beta_end": diffusion.beta_end}
+        wanted = f"None: --diffusion.schedule {diffusion.schedule} has no such bound"
+        yield from (
+            (f"diffusion.{name}", beta, wanted) for name, beta in bounds.items() if beta is not None
+        )
+    if config.sample.eta and config.sample.sampler != "ddim":
+        yield "sample.eta", config.sample.eta, "0 but for --sample.sampler ddim"
     if diffusion.label_dropout and not model.num_classes:
         yield "diffusion.label_dropout", diffusion.label_dropout, "0 without --model.num-classes"
     points = data.name == "s_curve"
     if points != (model.kind == "mlp"):
         yield "model.kind", model.kind, f"{'mlp' if points else 'unet'} for --data.name {data.name}"
+    if model.kind == "mlp" and model.dropout:
+        yield "model.dropout", model.dropout, "0 for --model.kind mlp"
     if points and model.num_classes:
         yield "model.num_classes", model.num_classes, "0: the points of s_curve have no labels"
     if model.kind == "unet":
@@ -211,12 +222,6 @@ def _unet_problems(config: Config) -> Iterator[tuple[str, object, str]]:
         if width % model.norm_groups:
             wanted = f"a divisor of the width of every level, {widths}"
             yield "model.norm_groups", model.norm_groups, wanted
-        if model.num_head_channels and width % model.num_head_channels:
-            wanted = f"a divisor of the width of every level, {widths}"
-            yield "model.num_head_channels", model.num_head_channels, wanted
-        elif not model.num_head_channels and width % model.num_heads:
-            wanted = f"a divisor of the width of every level, {widths}"
-            yield "model.num_heads", model.num_heads, wanted
     sides = [side // 2**level for level in range(len(widths))]
     for resolution in model.attention_resolutions:
         if resolution not in sides:
@@ -225,3 +230,11 @@ def _unet_problems(config: Config) -> Iterator[tuple[str, object, str]]:
                 resolution,
                 f"among the sides of the levels, {sides}",
             )
+    heads = "num_head_channels" if model.num_head_channels else "num_heads"
+    attending = [
+        w for w, at in zip(widths, sides, strict=True) if at in model.attention_resolutions
+    ]
+    for width in {*attending, widths[-1]}:  # the middle always attends
+        if width % getattr(model, heads):
+            wanted = f"a divisor of the width of every level that attends, here {width}"
+            yield f"model.{heads}", getattr(model, heads), wanted

@@ -22,11 +22,14 @@ def run_script(main: Callable[[], None]) -> None:
     except RunError as error:
         print(f"stopped: {error}", file=sys.stderr)
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        print(f"error: {error.name} is not installed; run `pip install -e .`", file=sys.stderr)
+        sys.exit(2)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
         print(f"stopped: {error}; nothing that was complete is lost", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        print("interrupted; training goes on from its last checkpoint", file=sys.stderr)
         sys.exit(130)

@@ -6,31 +6,34 @@ from typing import TypeVar
 import numpy as np
 
 from ddpm_jax import visual
-from ddpm_jax.data import Source
 from ddpm_jax.diffusion.schedules import NoiseSchedule
 from ddpm_jax.errors import UserError
 from ddpm_jax.sampling.draw import Drawn
 
+GRID_SAMPLES = 400  # more than this in one picture, nobody looks at
 STRIP_SAMPLES = 4  # rows of the strip
 STRIP_MOMENTS = 10  # columns of the strip, panels of a row of points
-GIF_SAMPLES = 64
+PICTURES = [
+    "grid.png",
+    *(f"{name}.{kind}" for name in ("chain", "forward", "reverse") for kind in ("png", "gif")),
+]
 
 T = TypeVar("T")
 
 
 def save_picture(
-    x: np.ndarray, source: Source, path: Path, columns: int | None = None
+    x: np.ndarray, path: Path, reference: np.ndarray | None = None, columns: int | None = None
 ) -> np.ndarray:
-    """Writes samples [N, ...] in model range as a PNG; returns its pixels, uint8 [H, W, C].
+    """Writes the first samples as a PNG; returns its pixels, uint8 [H, W, C].
 
-    Images become a grid, points a scatter plot over those of the data.
+    `x`: uint8 images [N, H, W, C] become a grid, points [N, 2] a scatter plot over `reference`.
     """
     from PIL import Image
 
     if x.ndim == 2:
-        visual.save_points(x, path, source.records.x)
+        visual.save_points(x, path, reference)
     else:
-        visual.save_grid(visual.to_uint8(x), path, columns)
+        visual.save_grid(x[:GRID_SAMPLES], path, columns)
     pixels = np.asarray(Image.open(path))
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
@@ -52,47 +55,52 @@ def make_folder(out: Path) -> None:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from error
 
 
-def save_samples(drawn: Drawn, source: Source, out: Path, columns: int | None) -> None:
-    """Writes grid.png, samples.npz and, for images, images/000000.png ... into `out`.
+def save_samples(
+    drawn: Drawn, out: Path, reference: np.ndarray | None = None, columns: int | None = None
+) -> None:
+    """Writes samples.npz, grid.png and, for images, images/000000.png ... into `out`.
 
     samples.npz: arr_0, uint8 images [N, H, W, C] or float32 points [N, D]; arr_1, int labels [N] if
-    the model is given any. It is the layout that the published evaluators read.
+    the model is given any. It is the layout that the published evaluators read. What an earlier
+    call wrote there goes first, so that the folder holds samples of one kind.
     """
     make_folder(out)
-    images = drawn.x.ndim > 2
-    arrays = [visual.to_uint8(drawn.x) if images else drawn.x]
-    if drawn.labels.min() >= 0:
-        arrays.append(drawn.labels)
+    for old in [*out.glob(f"images/{'[0-9]' * 6}.png"), *(out / name for name in PICTURES)]:
+        old.unlink(missing_ok=True)
+    arrays = [drawn.x, drawn.labels] if drawn.labels.min() >= 0 else [drawn.x]
     temporary = out / ".samples.tmp.npz"
     np.savez(temporary, *arrays)
     temporary.replace(out / "samples.npz")
-    save_picture(drawn.x, source, out / "grid.png", columns)
-    if images:
-        visual.save_images(arrays[0], out / "images")
+    if drawn.x.ndim > 2:
+        visual.save_images(drawn.x, out / "images")
+    save_picture(drawn.x, out / "grid.png", reference, columns)
 
 
-def save_chain(drawn: Drawn, source: Source, schedule: NoiseSchedule, out: Path) -> None:
+def save_chain(
+    drawn: Drawn, schedule: NoiseSchedule, out: Path, reference: np.ndarray | None = None
+) -> None:
     """Writes pictures of the moments of the chain that `drawn` kept.
 
     Images: chain.png, a strip of x_t and the predicted x_0, and chain.gif. Points: the rows of
-    panels forward.png and reverse.png, and a GIF of each. `schedule` is that of training.
+    panels forward.png, from `reference` to noise, and reverse.png, and a GIF of each. `schedule` is
+    that of training.
     """
-    if drawn.x.ndim > 2:
+    if reference is None:
         few = _thin(list(range(len(drawn.timesteps))), STRIP_MOMENTS)
         visual.save_chain_strip(
-            visual.to_uint8(drawn.kept_x[few][:, :STRIP_SAMPLES]),
-            visual.to_uint8(drawn.kept_xstart[few][:, :STRIP_SAMPLES]),
+            drawn.kept_x[few][:, :STRIP_SAMPLES],
+            drawn.kept_xstart[few][:, :STRIP_SAMPLES],
             [drawn.timesteps[k] for k in few],
             out / "chain.png",
         )
-        frames = [*drawn.kept_x[:, :GIF_SAMPLES], drawn.x[:GIF_SAMPLES]]
-        grids = [visual.grid(visual.to_uint8(frame), min_pixels=300) for frame in frames]
+        frames = [*drawn.kept_x, drawn.x[: drawn.kept_x.shape[1]]]
+        grids = [visual.grid(frame, min_pixels=300) for frame in frames]
         visual.save_gif(np.stack(grids), out / "chain.gif")
         return
     reverse = [*drawn.kept_x, drawn.x]
     titles = [*(f"t = {t}" for t in drawn.timesteps), "sample"]
     _save_points(reverse, titles, drawn.x[:, 1], out / "reverse")
-    x_start = source.records.x[: len(drawn.x)]
+    x_start = reference[: len(drawn.x)]
     noise = np.random.default_rng(0).standard_normal(x_start.shape)
     rising = drawn.timesteps[::-1]
     forward = [

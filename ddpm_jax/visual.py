@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddpm_jax.errors import UserError
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -167,22 +165,20 @@ def save_points_gif(
     save_gif(np.stack(pictures), path, seconds, hold_seconds)
 
 
-def save_curves(metrics_path: str | Path, path: str | Path) -> None:
-    """Draws the loss of a metrics.jsonl against the step, with the quarters of t if they are there.
+def save_curves(records: Iterable[dict], path: str | Path) -> None:
+    """Draws the loss of a log against the step, with the quarters of t if they are there.
 
-    Curves of more than 100 points are averaged over a moving window of 1/25 of them.
-    Raises a `UserError` if the file is missing or holds no line with a step and a loss.
+    `records` are those of a metrics.jsonl. Curves of more than 100 points are averaged over a
+    moving window of 1/25 of them. Draws nothing where no record has a step and a finite loss.
     """
-    from ddpm_jax.training.metrics import read_records
-
-    records = read_records(metrics_path) if Path(metrics_path).exists() else []
+    records = [record for record in records if "step" in record and "loss" in record]
     curves = {}
     for key in ("loss", *QUARTERS):
-        pairs = [(r["step"], r[key]) for r in records if "step" in r and r.get(key) is not None]
+        pairs = [(r["step"], r[key]) for r in records if r.get(key) is not None]
         if pairs:
             curves[key] = np.array(pairs, dtype=np.float64).T
     if "loss" not in curves:
-        raise UserError(f"{metrics_path}: no loss in it; a run logs one as it trains")
+        return
     figure = _figure(8, 4.5)
     axes = figure.add_axes((0.09, 0.12, 0.88, 0.79))
     for key, (step, value) in curves.items():

@@ -140,7 +140,7 @@ TRAIN = [
     ("--data.name folder:empty", "folder empty has no PNG, JPEG or WebP images; put some there"),
     ("--data.name folder:file", "file is a file; data.name must be folder:PATH"),
     ("--data.name tfds:mnist --data.dir nowhere", r"not prepared in nowhere; set --data\.dir, or "),
-    ("--data.name tfds:mnist --data.dir nowhere", r"`pip install 'ddpm-jax\[prepare\]'`"),
+    ("--data.name tfds:mnist --data.dir nowhere", r"`pip install -e '.\[prepare\]'`"),
     ("--data.name tfds:tiny --data.dir sets", r"has 3 channels; set --data\.channels 3"),
     (
         "--data.name tfds:tiny --data.dir sets --data.channels 3 --data.split val",
@@ -281,7 +281,7 @@ def test_a_set_cannot_be_prepared_without_tensorflow(tmp_path, monkeypatch, caps
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # put back afterwards
     check_one_line(
         *call(prepare.main, f"mnist --dir {tmp_path}", monkeypatch, capsys),
-        r"cannot import TensorFlow .*; `pip install 'ddpm-jax\[prepare\]'`",
+        r"cannot import TensorFlow .*; `pip install -e '.\[prepare\]'`",
     )
 
 

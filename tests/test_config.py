@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_jax import cli, config
+from ddpm_jax import cli, config, config_json
 from ddpm_jax.config import Config, DiffusionConfig, ModelConfig, TrainConfig, check
 from ddpm_jax.errors import UserError
 
@@ -21,10 +21,10 @@ SECTIONS = typing.get_type_hints(Config)
 def test_a_config_survives_json_and_its_check(file: Path, tmp_path: Path) -> None:
     loaded = cli.load_config(file)
     check(loaded)
-    (tmp_path / "config.json").write_text(cli.to_json(loaded))
-    read = cli.read_config(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text(config_json.to_json(loaded))
+    read = config_json.read_config(tmp_path / "config.json")
     assert read == loaded and hash(read) == hash(loaded)  # tuples, not lists
-    assert cli.differences(read, loaded) == []
+    assert config_json.differences(read, loaded) == []
 
 
 def test_every_field_away_from_its_default_survives_json(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_every_field_away_from_its_default_survives_json(tmp_path: Path) -> None
         diffusion=DiffusionConfig(beta_start=1e-5, sigmoid_range=(-3.0, 4), schedule="sigmoid"),
         train=TrainConfig(learning_rate=1, seed=2**32 - 1),
     )
-    assert cli.from_dict(Config, json.loads(cli.to_json(changed))) == changed
+    assert config_json.from_dict(Config, json.loads(config_json.to_json(changed))) == changed
 
 
 @pytest.mark.parametrize(
@@ -57,10 +57,10 @@ def test_every_field_away_from_its_default_survives_json(tmp_path: Path) -> None
 def test_json_with_an_unknown_or_ill_typed_field_is_an_error(
     section: str, field: str, value: object
 ) -> None:
-    values = json.loads(cli.to_json(Config()))
+    values = json.loads(config_json.to_json(Config()))
     values[section][field] = value
     with pytest.raises(ValueError, match=field):
-        cli.from_dict(Config, values)
+        config_json.from_dict(Config, values)
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -99,7 +99,8 @@ def test_help_lists_every_field_with_its_meaning(capsys: pytest.CaptureFixture[s
 def test_options_override_single_fields() -> None:
     command = (
         "--train.batch-size 64 --model.channel-mult 1 2 --data.flip True --sample.steps ddim25 "
-        "--model.attention-resolutions --diffusion.beta-end 0.5 --workdir some/where"
+        "--model.attention-resolutions --diffusion.schedule linear --diffusion.beta-end 0.5 "
+        "--workdir some/where"
     )
     ours, workdir = cli.parse_train(command.split())
     assert workdir == Path("some/where")
@@ -140,7 +141,7 @@ def test_what_changes_the_numbers_of_a_run_is_named(
     section: str, field: str, value: object
 ) -> None:
     before = getattr(getattr(Config(), section), field)
-    found = cli.differences(changed(section, **{field: value}), Config())
+    found = config_json.differences(changed(section, **{field: value}), Config())
     assert found == [f"{section}.{field} {before} -> {value}"]
 
 
@@ -162,13 +163,13 @@ def test_what_changes_the_numbers_of_a_run_is_named(
 def test_what_a_resumed_run_may_change_is_not_named(
     section: str, field: str, value: object
 ) -> None:
-    assert cli.differences(changed(section, **{field: value}), Config()) == []
+    assert config_json.differences(changed(section, **{field: value}), Config()) == []
 
 
 def test_the_number_of_steps_counts_where_the_learning_rate_depends_on_it() -> None:
     old = changed("train", learning_rate_decay="cosine")
     new = changed("train", learning_rate_decay="cosine", steps=9)
-    assert cli.differences(new, old) == ["train.steps 1000 -> 9"]
+    assert config_json.differences(new, old) == ["train.steps 1000 -> 9"]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

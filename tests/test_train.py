@@ -9,7 +9,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tensorflow_datasets as tfds
+
+from tests.tiny_tfds import write_tfds
 
 ROOT = Path(__file__).resolve().parent.parent
 # A net that compiles fast; 60 steps, a checkpoint every 10.
@@ -122,15 +126,26 @@ def test_a_finished_run_stays_as_it_is(undisturbed):
     assert (undisturbed / "metrics.jsonl").read_text() == before
 
 
-def test_training_never_imports_tensorflow(tmp_path):
+def test_training_on_a_tensorflow_data_set_never_imports_tensorflow(tmp_path):
+    features = {
+        "image": tfds.features.Image(shape=(8, 8, 1)),
+        "label": tfds.features.ClassLabel(10),
+    }
+    rng = np.random.default_rng(0)
+    records = [
+        {"image": rng.integers(0, 256, (8, 8, 1), np.uint8), "label": i % 10} for i in range(20)
+    ]
+    write_tfds(tmp_path / "data", "made_up", features, {"train": records})
     # A stand-in that reports its import: with TensorFlow absent, not importing it proves nothing.
     fake = tmp_path / "path" / "tensorflow"
     fake.mkdir(parents=True)
     mark = tmp_path / "imported"
     (fake / "__init__.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+    options = ["--workdir", str(tmp_path / "run"), "--data.dir", str(tmp_path / "data")]
+    options += ["--data.name", "tfds:made_up", "--train.steps", "2"]
     script = f"""
 import sys
-sys.argv = ["train.py", "--workdir", {str(tmp_path / "run")!r}, *{TINY!r}, "--train.steps", "2"]
+sys.argv = ["train.py", *{[*TINY, *options]!r}]
 import train, tensorflow_datasets
 train.main()
 assert "tensorflow" not in sys.modules

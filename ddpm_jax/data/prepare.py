@@ -3,7 +3,7 @@
     python -m ddpm_jax.data.prepare cifar10 [--dir ~/tensorflow_datasets]
 
 TensorFlow takes all memory of a GPU that it sees and clashes with JAX's libraries, so training runs
-this in a process of its own. `pip install 'ddpm-jax[prepare]'` brings what it needs.
+this in a process of its own. `pip install -e '.[prepare]'` brings what it needs.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         import tensorflow  # noqa: F401  else TFDS would miss it half-way
     except ImportError as error:
-        message = f"cannot import TensorFlow ({error}); `pip install 'ddpm-jax[prepare]'`"
+        message = f"cannot import TensorFlow ({error}); `pip install -e '.[prepare]'`"
         raise UserError(message) from error
     import tensorflow_datasets as tfds
 

@@ -37,6 +37,12 @@ class Source:
         return len(self.records)
 
     @property
+    def points(self) -> np.ndarray | None:
+        """All examples [N, 2] if they are points, else None."""
+        x = getattr(self.records, "x", None)
+        return x if x is not None and x.ndim == 2 else None
+
+    @property
     def broken(self) -> list[str]:
         """Names of the files found broken so far, sorted; others took their place."""
         return sorted(getattr(self.records, "broken", ()))

@@ -66,16 +66,14 @@ def prepare(spec: str, root: Path) -> None:
         have = ", ".join(prepared_versions(root / spec.partition(":")[0]))
         raise UserError(
             f"tfds:{spec} is not prepared in {root}{f' (only {have})' if have else ''}; set "
-            "--data.dir, or `pip install 'ddpm-jax[prepare]'` and run again to download it"
+            "--data.dir, or `pip install -e '.[prepare]'` and run again to download it"
         )
     logger.warning("tfds:%s is not prepared in %s; running `%s`", spec, root, shown)
     path = os.pathsep.join(filter(None, [str(PACKAGE_PARENT), os.environ.get("PYTHONPATH")]))
     env = os.environ | {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True)
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        reason = lines[-1].removeprefix("error: ")
-        raise UserError(f"cannot prepare tfds:{spec}: {reason}; to see more, run `{shown}`")
+    # It downloads for minutes or hours, so what it says is shown as it comes.
+    if status := subprocess.run([sys.executable, *command], env=env).returncode:
+        raise UserError(f"cannot prepare tfds:{spec}, as said above: `{shown}` ended with {status}")
 
 
 class TfdsRecords:

@@ -1,8 +1,16 @@
 """Diffusion processes as pure functions of arrays."""
 
+import numpy as np
+
 from ddpm_jax.config import DiffusionConfig
 from ddpm_jax.diffusion.process import Diffusion
-from ddpm_jax.diffusion.schedules import make_schedule, named_betas, rescaled, respace
+from ddpm_jax.diffusion.schedules import (
+    MAX_BETA,
+    make_schedule,
+    named_betas,
+    rescaled,
+    respace,
+)
 from ddpm_jax.errors import UserError
 
 
@@ -19,7 +27,9 @@ def build_diffusion(config: DiffusionConfig, steps: str = "") -> Diffusion:
             config.beta_end,
             config.sigmoid_range,
         )
-        schedule = make_schedule(betas)
+        # A beta of 1 leaves no signal, and x_0 cannot be told from noise alone: cap it as the
+        # cosine schedule does. Betas above 1 are refused.
+        schedule = make_schedule(np.where(betas == 1, MAX_BETA, betas))
     except ValueError as error:
         raise UserError(
             f"--diffusion.schedule {config.schedule} with --diffusion.timesteps "

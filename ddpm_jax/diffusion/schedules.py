@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+MAX_BETA = 0.999
+
 
 def linear_betas(num_timesteps: int, start: float = 1e-4, end: float = 0.02) -> np.ndarray:
     """Betas from `start` to `end` in equal steps (Ho et al. 2020)."""
@@ -54,7 +56,7 @@ def sigmoid_betas(
 
 
 def alpha_bar_betas(
-    alpha_bar: Callable[[float], float], num_timesteps: int, max_beta: float = 0.999
+    alpha_bar: Callable[[float], float], num_timesteps: int, max_beta: float = MAX_BETA
 ) -> np.ndarray:
     """Betas that make prod(1 - beta) follow `alpha_bar`, a function of time in [0, 1].
 
@@ -153,7 +155,7 @@ def make_schedule(
         raise ValueError(f"betas must be in (0, 1], not {betas.min():.3g}..{betas.max():.3g}")
     alphas_cumprod = np.cumprod(1 - betas)
     previous = np.append(1.0, alphas_cumprod[:-1])
-    # A last alpha-bar of 0 (beta 1) gives infinities at T-1, which no sampler reads as they stand.
+    # A last alpha-bar of 0 (beta 1) gives infinities at T-1: x_0 cannot be told from x_t there.
     with np.errstate(divide="ignore"):
         posterior_variance = betas * (1 - previous) / (1 - alphas_cumprod)
         return NoiseSchedule(

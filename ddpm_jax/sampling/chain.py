@@ -19,6 +19,8 @@ from ddpm_jax.diffusion.schedules import NoiseSchedule
 from ddpm_jax.sampling.steps import StepFn
 
 PROGRESS_SLICES = 50
+# Keeps the noise of sampling apart from that of training with the same seed.
+SAMPLING = 0x5A3B1E
 
 # apply(params, x_t, model_t, labels) -> [B, ...]
 Apply = Callable[[dict, jax.Array, jax.Array, jax.Array], jax.Array]
@@ -34,7 +36,8 @@ class Samples(NamedTuple):
 
 def sample_keys(seed: int | jax.Array, index: jax.Array) -> jax.Array:
     """A key for each sample, of its own index [B] alone."""
-    return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(index)
+    key = jax.random.fold_in(jax.random.key(seed), SAMPLING)
+    return jax.vmap(partial(jax.random.fold_in, key))(index)
 
 
 def make_sampler(

@@ -15,16 +15,22 @@ from ddpm_jax.models import Network, Params
 from ddpm_jax.parallel import batch_sharding
 from ddpm_jax.sampling.chain import evenly_kept, kept_by_noise, make_sampler
 from ddpm_jax.sampling.steps import ancestral_step, ddim_step
+from ddpm_jax.visual import to_uint8
+
+FRAME_SAMPLES = 64  # images whose chains are kept: as many as a GIF shows
 
 
 class Drawn(NamedTuple):
-    """N samples in model range, and at K timesteps of the chain x_t and the predicted x_0."""
+    """N samples, and x_t and the predicted x_0 of the first M of them at K timesteps of the chain.
+
+    Images are uint8, points float32.
+    """
 
     x: np.ndarray  # [N, ...]
     labels: np.ndarray  # int32 [N], -1 for none
     timesteps: list[int]  # K, of the chain of training, falling
-    kept_x: np.ndarray  # [K, N, ...]
-    kept_xstart: np.ndarray  # [K, N, ...]
+    kept_x: np.ndarray  # [K, M, ...]
+    kept_xstart: np.ndarray  # [K, M, ...]
 
 
 def choose_labels(spec: str, num: int, num_classes: int, seed: int) -> np.ndarray:
@@ -77,6 +83,7 @@ def make_drawer(
     points = len(shape) == 1
     keep = kept_by_noise(schedule, frames) if points else evenly_kept(num_steps, frames)
     run = make_sampler(diffusion, step, network.apply, shape, keep)
+    finished = np.asarray if points else to_uint8
     devices = mesh.devices.size
     size = -(-sample.batch_size // devices) * devices
 
@@ -86,7 +93,7 @@ def make_drawer(
         labels: Sequence[int],
         on_progress: Callable[[float], None] | None = None,
     ) -> Drawn:
-        batches = []
+        x, kept = [], []
         for start in range(0, len(labels), size):
             real = min(size, len(labels) - start)
             index = np.arange(start, start + size, dtype=np.int32)
@@ -94,15 +101,15 @@ def make_drawer(
             index, batch_labels = jax.device_put((index, batch_labels), batch_sharding(mesh))
             told = None if on_progress is None else partial(_tell, on_progress, real / num_steps)
             out = run(params, seed, index, batch_labels, told)
-            batches.append((np.asarray(out.x)[:real], *(np.asarray(k)[:, :real] for k in out[1:])))
-        x, kept_x, kept_xstart = zip(*batches, strict=True)
+            x.append(finished(out.x)[:real])
+            if points or start < FRAME_SAMPLES:
+                kept.append([finished(k)[:, :real] for k in (out.kept_x, out.kept_xstart)])
         timesteps = [int(t) for t in schedule.timestep_map[keep]] if keep else []
+        kept_x, kept_xstart = (np.concatenate(k, axis=1) for k in zip(*kept, strict=True))
+        if not points:
+            kept_x, kept_xstart = kept_x[:, :FRAME_SAMPLES], kept_xstart[:, :FRAME_SAMPLES]
         return Drawn(
-            np.concatenate(x),
-            np.asarray(labels, np.int32),
-            timesteps,
-            np.concatenate(kept_x, axis=1),
-            np.concatenate(kept_xstart, axis=1),
+            np.concatenate(x), np.asarray(labels, np.int32), timesteps, kept_x, kept_xstart
         )
 
     return draw

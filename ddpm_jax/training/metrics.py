@@ -122,12 +122,9 @@ def _jsonable(value: Any) -> Any:
 
 
 class Progress(tqdm):
-    """A tqdm bar whose `update` also takes what to show beside it."""
+    """A tqdm bar that can be advanced by fractions."""
 
-    def update(self, n: float = 1, **shown: float) -> bool | None:
-        """Advances by `n`; `shown` stays on display, as in `loss=0.031`, until shown anew."""
-        if shown:
-            self.set_postfix(shown, refresh=False)
+    def update(self, n: float = 1) -> bool | None:
         # Fractions can add up to a hair more than the total, of which tqdm would warn.
         return super().update(min(n, self.total - self.n))
 
@@ -140,12 +137,16 @@ class _Lines:
             print(line, file=sys.stderr, flush=True)
 
 
-def progress(total: int, initial: int, unit: str, description: str) -> Progress:
+def progress(
+    total: int, initial: int, unit: str, description: str, delay_seconds: float = 0.0
+) -> Progress:
     """A bar on stderr with the time left; a line every 30 s where stderr is not a terminal.
 
-    To be closed, or used in a `with`. It starts at `initial` of `total`.
+    To be closed, or used in a `with`. It starts at `initial` of `total`, and is shown if the work
+    takes longer than `delay_seconds`.
     """
     options = {"total": total, "initial": initial, "unit": f" {unit}", "desc": description}
+    options |= {"delay": delay_seconds, "leave": not delay_seconds}
     # Some pseudo-terminals are 0 columns wide; tqdm shows nothing on them.
     if sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns:
         right = "| {n:.0f}/{total} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddpm_jax import cli, visual
+from ddpm_jax import config_json, visual
 from ddpm_jax.config import Config, TrainConfig
 from ddpm_jax.data import Source
 from ddpm_jax.errors import RunError, UserError
@@ -23,7 +23,7 @@ def claim(workdir: Path, config: Config) -> None:
     """Writes the config into a new run folder; raises UserError if it holds another run."""
     path = workdir / "config.json"
     if path.exists():
-        changed = cli.differences(config, cli.read_config(path))
+        changed = config_json.differences(config, config_json.read_config(path))
         if changed:
             raise UserError(
                 f"{workdir} holds a run of another config ({', '.join(changed)}): choose another "
@@ -32,7 +32,7 @@ def claim(workdir: Path, config: Config) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(".config.json.tmp")
-        temporary.write_text(cli.to_json(config))
+        temporary.write_text(config_json.to_json(config))
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"--workdir {workdir} cannot be written: {error.strerror}") from error
@@ -82,7 +82,7 @@ class Window:
     def close(self) -> dict[str, float]:
         """Means over the window, as they are logged, and a new window."""
         metrics = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(self._metrics))
-        self._check(metrics["skipped"][-1])
+        self._check(metrics["skipped"].max())
         seconds = self._clock() - self._started
         rate = self._timed_steps * self._config.batch_size / seconds if self._timed_steps else 0.0
         # A skipped step's loss is not finite; the others still say how training goes.
@@ -106,7 +106,8 @@ class Window:
         if most and skipped >= most:
             raise RunError(
                 f"{skipped} steps in a row had a loss or gradient that is not finite; the last "
-                "checkpoint is kept; lower --train.learning-rate or look at the data"
+                "checkpoint is kept; look at the data, or start anew in another --workdir with a "
+                "lower --train.learning-rate"
             )
 
 
@@ -130,7 +131,5 @@ def finish(log: MetricsLog, workdir: Path, state: TrainState, source: Source) ->
     if source.broken:
         print(f"{len(source.broken)} of {len(source)} images were broken and left out")
     log.event("finished", step=step, **digests)
-    path = workdir / "metrics.jsonl"
-    if any(record.get("loss") is not None for record in read_records(path)):
-        visual.save_curves(path, workdir / "loss.png")
+    visual.save_curves(read_records(workdir / "metrics.jsonl"), workdir / "loss.png")
     print(f"finished after step {step}: {workdir}, params {digests['params_sha256'][:12]}")

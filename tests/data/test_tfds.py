@@ -184,13 +184,13 @@ def test_without_tensorflow_the_error_says_how_to_get_it(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     message = one_line_error(tmp_path, "tfds:mnist")
     assert f"tfds:mnist is not prepared in {tmp_path}" in message
-    assert "`pip install 'ddpm-jax[prepare]'`" in message
+    assert "`pip install -e '.[prepare]'`" in message
     write_set(tmp_path)
     assert "(only 1.0.0)" in one_line_error(tmp_path, "tfds:tiny:2.0.0")
 
 
-def test_a_failed_preparation_tells_its_last_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_failed_preparation_is_shown_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     package = tmp_path / "tensorflow"
     package.mkdir()
@@ -198,8 +198,9 @@ def test_a_failed_preparation_tells_its_last_line(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
     message = one_line_error(tmp_path, "tfds:mnist")
-    assert "cannot prepare tfds:mnist: cannot import TensorFlow (no such processor)" in message
-    assert f"run `python -m ddpm_jax.data.prepare mnist --dir {tmp_path}`" in message
+    assert "cannot import TensorFlow (no such processor)" in capfd.readouterr().err
+    assert "cannot prepare tfds:mnist" in message
+    assert f"`python -m ddpm_jax.data.prepare mnist --dir {tmp_path}` ended with 2" in message
 
 
 def test_a_set_is_prepared_and_then_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

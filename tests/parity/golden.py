@@ -91,7 +91,7 @@ def groups(filename: str) -> list[str]:
 
 
 def totals() -> dict[str, int]:
-    """How many outputs each file holds; the evaluator's are compared by tests of their own."""
+    """How many outputs each file holds; the evaluator's belong to the metrics."""
     files = sorted(path.name for path in FOLDER.glob("*.npz") if path.name != "evaluator.npz")
     counts = {name: len(load(name).keys("out/")) for name in files}
     return {**counts, SPACE_TIMESTEPS: len(load_json(SPACE_TIMESTEPS))}

@@ -141,7 +141,8 @@ def test_records_skip_what_is_not_an_object(tmp_path):
 def test_progress_prints_few_whole_lines_without_a_terminal(capsys):
     with progress(1000, 100, "step", "training") as bar:
         for _ in range(900):
-            bar.update(1, loss=0.125)
+            bar.set_postfix(loss=0.125, refresh=False)
+            bar.update(1)
     lines = capsys.readouterr().err.split("\n")
     assert lines[-1] == "" and len(lines) == 3, "the first, the last"
     assert lines[0].startswith("training: 100/1000 steps")

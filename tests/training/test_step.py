@@ -113,6 +113,7 @@ def test_nothing_compiles_after_the_first_step_and_the_state_is_donated():
     state, metrics = step(state, parallel.to_mesh(batch_of(0), mesh))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
     jax.block_until_ready(metrics)
+    assert compilations  # the listener hears of them
     compilations.clear()
     for n in range(1, 4):
         state, metrics = step(state, parallel.to_mesh(batch_of(n), mesh))

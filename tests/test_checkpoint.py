@@ -1,0 +1,72 @@
+"""Checkpoints: what is saved comes back, on any mesh."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ddpm_jax import checkpoint, parallel
+from ddpm_jax.config import ParallelConfig
+from ddpm_jax.errors import UserError
+
+
+class State(NamedTuple):
+    step: jax.Array
+    params: dict
+    ema: dict
+    opt_state: Any
+
+
+def make_state(scale: float = 1.0) -> State:
+    params = {"a.kernel": scale * jnp.arange(64.0).reshape(8, 8), "a.bias": scale * jnp.ones(3)}
+    ema = jax.tree.map(lambda p: 0.5 * p, params)
+    return State(jnp.asarray(7, jnp.int32), params, ema, optax.adam(1e-3).init(params))
+
+
+def on_mesh(data: int, fsdp: int) -> tuple[State, State]:
+    """A state laid out on data x fsdp devices, and what a restore there needs to know."""
+    mesh = parallel.make_mesh(ParallelConfig(data=data, fsdp=fsdp), 8)
+    state = make_state()
+    sharding = parallel.state_sharding(state, mesh)
+    return jax.device_put(state, sharding), parallel.abstract_on(state, sharding)
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(1, 1), (2, 1), (2, 4), (1, 8)])
+def test_a_state_split_over_four_devices_comes_back_on_others(tmp_path, monkeypatch, data, fsdp):
+    monkeypatch.setattr(parallel, "MIN_SHARDED_SIZE", 8)
+    state, _ = on_mesh(2, 4)
+    with checkpoint.Checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(7, state, '{"a": 1}')
+    expected, abstract = on_mesh(data, fsdp)
+    with checkpoint.Checkpoints(tmp_path, keep=2) as checkpoints:
+        restored = checkpoints.restore(abstract)
+    jax.tree.map(np.testing.assert_array_equal, restored, expected)
+    assert jax.tree.structure(restored) == jax.tree.structure(expected)
+    assert restored.params["a.kernel"].sharding == expected.params["a.kernel"].sharding
+    loaded = checkpoint.load_ema(tmp_path, abstract.ema)
+    assert loaded.step == 7
+    jax.tree.map(np.testing.assert_array_equal, loaded.items["ema"], expected.ema)
+
+
+def test_the_newest_ones_are_kept_and_the_state_may_be_donated_at_once(tmp_path):
+    advance = jax.jit(lambda s: jax.tree.map(lambda leaf: leaf + 1, s), donate_argnums=0)
+    state, abstract = on_mesh(1, 1)
+    with checkpoint.Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, state, '{"a": 1}')
+            state = advance(state)
+        checkpoints.wait()
+        restored = checkpoints.restore(abstract)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
+    np.testing.assert_array_equal(restored.params["a.bias"], np.full(3, 3.0))
+
+
+def test_no_checkpoint_is_none_for_training_and_an_error_for_sampling(tmp_path):
+    _, abstract = on_mesh(1, 1)
+    with checkpoint.Checkpoints(tmp_path / "new", keep=2) as checkpoints:
+        assert checkpoints.restore(abstract) is None
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        checkpoint.load_ema(tmp_path / "new", abstract.ema)

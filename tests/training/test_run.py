@@ -1,0 +1,95 @@
+"""The run around the steps: when things are due, what a window says, when it stops."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import pytest
+
+from ddpm_jax.config import Config, ModelConfig, TrainConfig
+from ddpm_jax.errors import RunError, UserError
+from ddpm_jax.training import run
+
+
+def metrics(loss: float = 1.0, skipped: int = 0) -> dict:
+    return {
+        "loss": jnp.asarray(loss),
+        "grad_norm": jnp.asarray(2.0),
+        "learning_rate": jnp.asarray(0.1),
+        "quarter_loss": jnp.array([3.0, 0.0, 1.0, 0.0]),
+        "quarter_count": jnp.array([2.0, 0.0, 2.0, 0.0]),
+        "skipped": jnp.asarray(skipped),
+    }
+
+
+def window(seconds: list[float], **settings) -> run.Window:
+    return run.Window(TrainConfig(batch_size=8, **settings), clock=iter(seconds).__next__)
+
+
+def test_things_are_due_at_their_steps_and_at_the_end():
+    assert [s for s in range(1, 11) if run.due(s, 4, 10)] == [4, 8, 10]
+    assert not any(run.due(s, 0, 10) for s in range(1, 11))
+
+
+def test_a_window_logs_means_and_the_speed_without_the_compiling_first_step():
+    log = window([100.0, 104.0, 104.0, 106.0, 106.0])
+    for loss in (1.0, 2.0, 3.0):
+        log.add(metrics(loss))
+    numbers = log.close()
+    assert numbers["loss"] == 2.0 and numbers["skipped_steps"] == 0
+    assert numbers["images_per_second"] == 2 * 8 / 4
+    assert numbers["loss_q0"] == 1.5 and numbers["loss_q2"] == 0.5 and "loss_q1" not in numbers
+    log.add(metrics(5.0))
+    numbers = log.close()
+    assert numbers["loss"] == 5.0 and numbers["images_per_second"] == 8 / 2
+
+
+def test_a_skipped_step_does_not_spoil_the_mean():
+    log = window([0.0, 1.0, 1.0])
+    log.add(metrics(1.0))
+    log.add(metrics(float("nan"), skipped=1))
+    numbers = log.close()
+    assert numbers["loss"] == 1.0 and numbers["skipped_steps"] == 1
+
+
+@pytest.mark.parametrize("most", [2, 0])
+def test_too_many_skipped_steps_in_a_row_stop_the_run_wherever_they_lie(most):
+    log = window([0.0, 1.0, 1.0], max_skipped_steps=most)
+    for skipped in (1, 2, 0):
+        log.add(metrics(skipped=skipped))
+    if most:
+        with pytest.raises(RunError, match="2 steps in a row"):
+            log.close()
+    else:
+        log.close()
+
+
+def test_skipped_steps_stop_a_run_that_logs_nothing():
+    log = window([0.0], max_skipped_steps=50, log_every_steps=0)
+    with pytest.raises(RunError, match="in a row"):
+        for step in range(1, 200):
+            log.add(metrics(skipped=step))
+
+
+def test_a_run_folder_belongs_to_one_config(tmp_path):
+    config = Config()
+    run.claim(tmp_path / "run", config)
+    run.claim(tmp_path / "run", config)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["seed"] == 0
+    other = dataclasses.replace(config, train=TrainConfig(learning_rate=1.0))
+    with pytest.raises(UserError, match=r"train\.learning_rate 0\.0002 -> 1\.0"):
+        run.claim(tmp_path / "run", other)
+    # What a resumed run may change: how often things happen, and how long a constant rate runs.
+    free = TrainConfig(steps=5, log_every_steps=7, checkpoint_every_steps=3)
+    run.claim(tmp_path / "run", dataclasses.replace(config, train=free))
+    with pytest.raises(UserError, match="cannot be written"):
+        run.claim(tmp_path / "run" / "config.json" / "below", config)
+
+
+def test_labels_of_the_data_and_of_the_model_agree():
+    ten = Config(model=ModelConfig(num_classes=10))
+    run.check_labels(ten, 10)
+    run.check_labels(Config(), 10)
+    for classes in (0, 5):
+        with pytest.raises(UserError, match=r"--model\.num-classes 10"):
+            run.check_labels(ten, classes)

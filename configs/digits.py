@@ -27,6 +27,7 @@ def get_config() -> Config:
             attention_resolutions=(),
             num_classes=10,
             scale_shift_norm=True,
+            norm_groups=8,
         ),
         diffusion=DiffusionConfig(schedule="cosine", label_dropout=0.1),
         train=TrainConfig(

@@ -25,6 +25,7 @@ def get_config() -> Config:
             num_res_blocks=1,
             attention_resolutions=(),
             scale_shift_norm=True,
+            norm_groups=8,
         ),
         diffusion=DiffusionConfig(schedule="cosine"),
         train=TrainConfig(

@@ -2,7 +2,7 @@
 
     python train.py --config configs/digits_unconditional.py
 
-As `digits.py`, but the model is never told which digit it draws. Three to four minutes on two CPU
+As `digits.py`, but the model is never told which digit it draws. Under three minutes on two CPU
 cores.
 """
 

@@ -129,7 +129,7 @@ def test_a_finished_run_stays_as_it_is(undisturbed):
 def test_training_on_a_tensorflow_data_set_never_imports_tensorflow(tmp_path):
     features = {
         "image": tfds.features.Image(shape=(8, 8, 1)),
-        "label": tfds.features.ClassLabel(10),
+        "label": tfds.features.ClassLabel(num_classes=10),
     }
     rng = np.random.default_rng(0)
     records = [

@@ -1,7 +1,6 @@
 """The files that samples become: PNG, GIF and npz, for images and for points."""
 
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -17,8 +16,6 @@ PICTURES = [
     "grid.png",
     *(f"{name}.{kind}" for name in ("chain", "forward", "reverse") for kind in ("png", "gif")),
 ]
-
-T = TypeVar("T")
 
 
 def save_picture(
@@ -58,13 +55,12 @@ def make_folder(out: Path) -> None:
 def save_samples(
     drawn: Drawn, out: Path, reference: np.ndarray | None = None, columns: int | None = None
 ) -> None:
-    """Writes samples.npz, grid.png and, for images, images/000000.png ... into `out`.
+    """Writes samples.npz, grid.png and, for images, images/000000.png ... into the folder `out`.
 
     samples.npz: arr_0, uint8 images [N, H, W, C] or float32 points [N, D]; arr_1, int labels [N] if
     the model is given any. It is the layout that the published evaluators read. What an earlier
     call wrote there goes first, so that the folder holds samples of one kind.
     """
-    make_folder(out)
     for old in [*out.glob(f"images/{'[0-9]' * 6}.png"), *(out / name for name in PICTURES)]:
         old.unlink(missing_ok=True)
     arrays = [drawn.x, drawn.labels] if drawn.labels.min() >= 0 else [drawn.x]
@@ -86,7 +82,7 @@ def save_chain(
     that of training.
     """
     if reference is None:
-        few = _thin(list(range(len(drawn.timesteps))), STRIP_MOMENTS)
+        few = visual.thinned(len(drawn.timesteps), STRIP_MOMENTS)
         visual.save_chain_strip(
             drawn.kept_x[few][:, :STRIP_SAMPLES],
             drawn.kept_xstart[few][:, :STRIP_SAMPLES],
@@ -113,13 +109,7 @@ def save_chain(
 
 
 def _save_points(frames: list, titles: list[str], values: np.ndarray, path: Path) -> None:
-    few = _thin(list(range(len(frames))), STRIP_MOMENTS)
+    few = visual.thinned(len(frames), STRIP_MOMENTS)
     panels, names = [frames[k] for k in few], [titles[k] for k in few]
     visual.save_points_row(panels, names, path.with_suffix(".png"), values)
     visual.save_points_gif(np.stack(frames), titles, path.with_suffix(".gif"), values)
-
-
-def _thin(items: list[T], most: int) -> list[T]:
-    """At most `most` of the items, evenly spread, the first and the last among them."""
-    count = min(most, len(items))
-    return [items[round(k)] for k in np.linspace(0, len(items) - 1, count)]

@@ -34,6 +34,11 @@ def to_uint8(x: np.ndarray) -> np.ndarray:
     return np.clip((x + 1) * np.float32(127.5), 0, 255).astype(np.uint8)
 
 
+def thinned(count: int, most: int) -> np.ndarray:
+    """At most `most` of 0..count-1, evenly spread, the first and the last among them."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
+
+
 def grid(images: np.ndarray, columns: int | None = None, min_pixels: int = 600) -> np.ndarray:
     """Lays images [N, H, W, C] out in rows, as one image [H', W', C]; near square by default.
 
@@ -226,7 +231,7 @@ def _flat(image: np.ndarray) -> np.ndarray:
 
 def _shown_frames(count: int, seconds: float) -> np.ndarray:
     """Indices of at most 25 frames a second, the first and the last among them."""
-    return np.linspace(0, count - 1, min(count, max(2, int(25 * seconds)))).round().astype(int)
+    return thinned(count, max(2, int(25 * seconds)))
 
 
 def _figure(width_inches: float, height_inches: float) -> "Figure":

@@ -16,15 +16,24 @@ Record = dict[str, Any]
 
 
 def write_tfds(
-    root: Path, name: str, features: Record, splits: dict[str, Sequence[Record]]
+    root: Path,
+    name: str,
+    features: Record,
+    splits: dict[str, Sequence[Record]],
+    version: str = "1.0.0",
+    file_format: str = "array_record",
 ) -> Path:
-    """Writes NAME[/CONFIG] version 1.0.0 below `root`; images are uint8 arrays [H, W, C]."""
-    folder = root / name / "1.0.0"
+    """Writes NAME[/CONFIG] below `root`, as ArrayRecord whatever `file_format` it then claims.
+
+    Images are uint8 arrays [H, W, C].
+    """
+    folder = root / name / version
     folder.mkdir(parents=True)
     tfds.features.FeaturesDict(features).save_config(str(folder))
+    builder = name.partition("/")[0]
     infos = []
     for split, records in splits.items():
-        path = folder / f"made_up-{split}.array_record-00000-of-00001"
+        path = folder / f"{builder}-{split}.array_record-00000-of-00001"
         writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
         for record in records:
             writer.write(_example(record))
@@ -37,7 +46,7 @@ def write_tfds(
                 "shardLengths": [str(len(records))],
             }
         )
-    info = {"name": "made_up", "version": "1.0.0", "fileFormat": "array_record", "splits": infos}
+    info = {"name": builder, "version": version, "fileFormat": file_format, "splits": infos}
     (folder / "dataset_info.json").write_text(json.dumps(info))
     return folder
 

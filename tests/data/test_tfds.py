@@ -1,8 +1,6 @@
-"""TFDS sets, from a tiny ArrayRecord one that is written here by hand, without TensorFlow."""
+"""TFDS sets, from tiny ArrayRecord ones that are written by hand, without TensorFlow."""
 
 import importlib.util
-import io
-import json
 import os
 import subprocess
 import sys
@@ -14,12 +12,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
-from PIL import Image
-from tensorflow_datasets.proto import tf_example_pb2
 
 from ddpm_jax.config import DataConfig
 from ddpm_jax.data import Source, load_source, prepare
 from ddpm_jax.errors import UserError
+from tests.tiny_tfds import write_tfds
 
 LABELLED = {
     "id": tfds.features.Text(),
@@ -36,41 +33,22 @@ def write_set(
     file_format: str = "array_record",
 ) -> Path:
     """A prepared set whose images have the given pixel values, and their parity as the label."""
-    target = root / folder
-    target.mkdir(parents=True)
-    version = target.name
-    tfds.features.FeaturesDict(features).save_config(str(target))
-    infos = []
-    for split, values in (splits or {"train": range(5), "test": range(5, 8)}).items():
-        path = target / f"tiny-{split}.array_record-00000-of-00001"
-        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-        for value in values:
-            writer.write(example(features, value))
-        writer.close()
-        template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-        lengths = [str(len(list(values)))]
-        infos.append(
-            {"name": split, "filepathTemplate": template, "numBytes": "9", "shardLengths": lengths}
-        )
-    info = {"name": "tiny", "version": version, "fileFormat": file_format, "splits": infos}
-    (target / "dataset_info.json").write_text(json.dumps(info))
-    return target
+    name, _, version = folder.rpartition("/")
+    splits = splits or {"train": range(5), "test": range(5, 8)}
+    records = {
+        split: [
+            {key: made_up(feature, value) for key, feature in features.items()} for value in few
+        ]
+        for split, few in splits.items()
+    }
+    return write_tfds(root, name, features, records, version, file_format)
 
 
-def example(features: dict[str, Any], value: int) -> bytes:
-    record = tf_example_pb2.Example()
-    for key, feature in features.items():
-        field = record.features.feature[key]
-        if isinstance(feature, tfds.features.Image):
-            mode = "L" if feature.shape[-1] == 1 else "RGB"
-            file = io.BytesIO()
-            Image.fromarray(np.full((6, 6, 3), value, np.uint8)).convert(mode).save(file, "PNG")
-            field.bytes_list.value.append(file.getvalue())
-        elif isinstance(feature, tfds.features.ClassLabel):
-            field.int64_list.value.append(value % 2)
-        else:
-            field.bytes_list.value.append(b"some text")
-    return record.SerializeToString()
+def made_up(feature: Any, value: int) -> Any:
+    """What a record holds for `feature`: an image of that pixel value, its parity, or text."""
+    if isinstance(feature, tfds.features.Image):
+        return np.full((6, 6, 1 if feature.shape[-1] == 1 else 3), value, np.uint8)
+    return value % 2 if isinstance(feature, tfds.features.ClassLabel) else b"some text"
 
 
 def load(root: Path, name: str = "tfds:tiny", **settings: Any) -> Source:

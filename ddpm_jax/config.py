@@ -11,6 +11,12 @@ from typing import Literal
 
 from ddpm_jax.errors import UserError
 
+Prediction = Literal["eps", "x_start", "x_prev", "v"]
+Variance = Literal["fixed_small", "fixed_large", "learned", "learned_range"]
+Loss = Literal["mse", "l1", "rescaled_mse", "kl", "rescaled_kl"]
+Weighting = Literal["none", "min_snr", "p2"]
+TimestepSampler = Literal["uniform", "antithetic", "stratified", "loss_second_moment"]
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -22,18 +28,22 @@ class DataConfig:
     image_size: int = 32  # pixels a side; other images are resized and centre-cropped to it
     channels: int = 3  # 1 for grey, 3 for RGB
     flip: bool = False  # mirror each image left-right with probability 1/2
+    random_crop: bool = False  # cut from a random place of the image, 0.8 to 1 of its shorter side
+    labels: str = "folders"  # of a folder: "folders", "names" (before the first _) or a CSV file
+    low_res_size: int = 0  # side of the image that a super-resolution model enlarges; 0: none
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The network. The defaults are the U-Net of DDPM for CIFAR-10 (Ho et al. 2020, appendix B)."""
 
-    kind: Literal["unet", "mlp"] = "unet"  # unet for images, mlp for 2-D points
+    kind: Literal["unet", "mlp", "classifier"] = "unet"  # mlp: 2-D points; classifier: noisy images
     channels: int = 128  # width of the first level (unet) or of every hidden layer (mlp)
     channel_mult: tuple[float, ...] = (1, 2, 2, 2)  # width of each level, in units of channels
     num_res_blocks: int = 2  # residual blocks a level (unet) or hidden layers (mlp)
     attention_resolutions: tuple[int, ...] = (16,)  # sides, in pixels, of the levels that attend
     num_heads: int = 1  # attention heads, if num_head_channels is 0
+    num_heads_upsample: int = 0  # attention heads on the way up; 0: as on the way down
     num_head_channels: int = 0  # channels of each attention head; 0: num_heads decides
     num_classes: int = 0  # labels 0..num_classes-1 condition the model; 0: unconditional
     dropout: float = 0.0  # probability of dropping an activation inside residual blocks
@@ -43,6 +53,10 @@ class ModelConfig:
     rescale_residual: bool = False  # divide each residual sum by sqrt(2)
     attention_order: Literal["legacy", "new"] = "legacy"  # layout of the q, k, v projection
     norm_groups: int = 32  # groups of each group norm; fewer suit nets under 64 channels
+    norm_epsilon: float = 1e-5  # added to the variance in each group norm; DDPM's is 1e-6
+    downsample_padding: Literal["symmetric", "after"] = "symmetric"  # at stride 2; DDPM's: after
+    timestep_embedding: Literal["cos_sin", "sin_cos"] = "cos_sin"  # sin_cos: DDPM's
+    pool: Literal["attention", "adaptive", "spatial", "spatial_v2"] = "attention"  # of a classifier
     dtype: Literal["float32", "bfloat16"] = "float32"  # of computation; parameters are float32
 
 
@@ -58,10 +72,14 @@ class DiffusionConfig:
     beta_end: float | None = None  # last beta; None: the schedule's own
     sigmoid_range: tuple[float, float] = (-6.0, 6.0)  # part of the sigmoid that betas follow
     rescale_timesteps: bool = False  # the network sees t * 1000 / T
-    prediction: Literal["eps", "x_start", "x_prev", "v"] = "eps"  # what the network returns
-    variance: Literal["fixed_small", "fixed_large"] = "fixed_small"  # of p(x_{t-1} | x_t)
-    loss: Literal["l2", "l1"] = "l2"  # distance between prediction and target
-    timestep_sampler: Literal["uniform", "antithetic"] = "uniform"  # antithetic: t and T-1-t
+    prediction: Prediction = "eps"  # what the network returns
+    variance: Variance = "fixed_small"  # of p(x_{t-1} | x_t)
+    loss: Loss = "mse"  # a learned variance adds the bound to mse, T/1000 of it to rescaled_mse
+    weighting: Weighting = "none"  # of the timesteps, in mse and l1
+    min_snr_gamma: float = 5.0  # signal-to-noise ratio above which min_snr lowers the weight
+    p2_gamma: float = 1.0  # p2 weighs by (k + signal-to-noise ratio)^-gamma
+    p2_k: float = 1.0
+    timestep_sampler: TimestepSampler = "uniform"  # loss_second_moment: often where it is large
     label_dropout: float = 0.0  # probability of training an example without its label
 
 
@@ -80,7 +98,8 @@ class TrainConfig:
     weight_decay: float = 0.0  # decoupled, as in AdamW
     gradient_clip_norm: float = 1.0  # largest global norm of the gradient; 0: no clipping
     grad_accumulation_steps: int = 1  # micro-batches that share one optimizer step
-    ema_decay: float = 0.9999  # of the averaged weights, reached as (1 + step) / (10 + step)
+    ema_decay: float = 0.9999  # of the averaged weights
+    ema_warmup: bool = True  # reach that decay as (1 + step) / (10 + step)
     checkpoint_every_steps: int = 1000  # 0: only at the end
     keep_checkpoints: int = 3  # newest ones kept
     sample_every_steps: int = 1000  # a grid from the averaged weights; 0: none
@@ -158,6 +177,9 @@ def _problems(config: Config) -> Iterator[tuple[str, object, str]]:
     not_negative = {
         "model.num_head_channels": model.num_head_channels,
         "model.num_classes": model.num_classes,
+        "model.num_heads_upsample": model.num_heads_upsample,
+        "data.low_res_size": data.low_res_size,
+        "diffusion.p2_gamma": diffusion.p2_gamma,
         "train.steps": train.steps,
         "train.warmup_steps": train.warmup_steps,
         "train.weight_decay": train.weight_decay,
@@ -180,8 +202,13 @@ def _problems(config: Config) -> Iterator[tuple[str, object, str]]:
     yield from ((name, n, "in [0, 1)") for name, n in fractions.items() if not 0 <= n < 1)
     if data.channels not in (1, 3):
         yield "data.channels", data.channels, "1 (grey) or 3 (RGB)"
-    if train.learning_rate <= 0:
-        yield "train.learning_rate", train.learning_rate, "above 0"
+    above_0 = {
+        "train.learning_rate": train.learning_rate,
+        "model.norm_epsilon": model.norm_epsilon,
+        "diffusion.min_snr_gamma": diffusion.min_snr_gamma,
+        "diffusion.p2_k": diffusion.p2_k,
+    }
+    yield from ((name, n, "above 0") for name, n in above_0.items() if n <= 0)
     if diffusion.timesteps < 2:
         yield "diffusion.timesteps", diffusion.timesteps, "at least 2"
     if not 0 <= train.seed < 2**32:
@@ -199,14 +226,20 @@ def _problems(config: Config) -> Iterator[tuple[str, object, str]]:
         yield "sample.eta", config.sample.eta, "0 but for --sample.sampler ddim"
     if diffusion.label_dropout and not model.num_classes:
         yield "diffusion.label_dropout", diffusion.label_dropout, "0 without --model.num-classes"
+    if diffusion.weighting != "none" and diffusion.loss in ("kl", "rescaled_kl"):
+        yield "diffusion.weighting", diffusion.weighting, "none for --diffusion.loss kl"
+    if data.low_res_size and (data.image_size % data.low_res_size or model.kind != "unet"):
+        yield "data.low_res_size", data.low_res_size, f"0, or a divisor of {data.image_size}"
     points = data.name == "s_curve"
     if points != (model.kind == "mlp"):
         yield "model.kind", model.kind, f"{'mlp' if points else 'unet'} for --data.name {data.name}"
+    if model.kind == "classifier" and model.num_classes < 2:
+        yield "model.num_classes", model.num_classes, "2 or more for a classifier"
     if model.kind == "mlp" and model.dropout:
         yield "model.dropout", model.dropout, "0 for --model.kind mlp"
     if points and model.num_classes:
         yield "model.num_classes", model.num_classes, "0: the points of s_curve have no labels"
-    if model.kind == "unet":
+    if model.kind != "mlp":
         yield from _unet_problems(config)
 
 

@@ -43,7 +43,7 @@ DDPM = {
     "diffusion.beta_start": None,  # the schedule's own are 1e-4 and 0.02
     "diffusion.beta_end": None,
     "diffusion.prediction": "eps",
-    "diffusion.loss": "l2",
+    "diffusion.loss": "mse",
     "train.adam_b1": 0.9,
     "train.adam_b2": 0.999,
     "train.weight_decay": 0.0,

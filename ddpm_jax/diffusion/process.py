@@ -5,16 +5,15 @@ Equation numbers are those of DDPM (Ho et al. 2020) unless a line says otherwise
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpm_jax.config import Prediction, Variance
 from ddpm_jax.diffusion.schedules import NoiseSchedule
 
-Prediction = Literal["eps", "x_start", "x_prev", "v"]
-Variance = Literal["fixed_small", "fixed_large", "learned", "learned_range"]
 # A network at (x_t, what it is told of t: float32 [B]) -> [B, ...].
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -166,7 +165,8 @@ def p_mean_variance(
     `output` is [B, ...] of the shape of x_t, its last axis twice as long for the learned variances.
     `denoised_fn`, then `clip` to [-1, 1], act on the predicted x_0.
     """
-    output, variance, log_variance = _reverse_variance(diffusion, output, x_t, t)
+    output, learned = split_output(diffusion, output)
+    variance, log_variance = _reverse_variance(diffusion, learned, x_t, t)
     pred_xstart = predict_xstart(diffusion, output, x_t, t)
     if denoised_fn is not None:
         pred_xstart = denoised_fn(pred_xstart)
@@ -179,10 +179,18 @@ def p_mean_variance(
     return ReverseStep(mean, variance, log_variance, pred_xstart)
 
 
+def split_output(diffusion: Diffusion, output: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    """The prediction, and what is learned of the variance: halves of the last axis, or None."""
+    if diffusion.variance in ("learned", "learned_range"):
+        prediction, learned = jnp.split(output, 2, axis=-1)
+        return prediction, learned
+    return output, None
+
+
 def _reverse_variance(
-    diffusion: Diffusion, output: jax.Array, x_t: jax.Array, t: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Splits the learned variance off `output`; returns the rest, the variance and its log."""
+    diffusion: Diffusion, learned: jax.Array | None, x_t: jax.Array, t: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The variance of p(x_{t-1} | x_t) and its log, given what is learned of it."""
     schedule = diffusion.schedule
     match diffusion.variance:
         case "fixed_small":
@@ -193,17 +201,15 @@ def _reverse_variance(
             table = np.append(schedule.posterior_variance[1], schedule.betas[1:])
             variance, log_variance = extract(table, t, x_t), extract(np.log(table), t, x_t)
         case "learned":
-            output, log_variance = jnp.split(output, 2, axis=-1)
+            log_variance = learned
             variance = jnp.exp(log_variance)
         case "learned_range":
             # Improved DDPM, eq. 15; the fraction is not clamped.
-            output, v = jnp.split(output, 2, axis=-1)
-            fraction = (v + 1) / 2
+            fraction = (learned + 1) / 2
             log_max = extract(np.log(schedule.betas), t, x_t)
             log_min = extract(schedule.posterior_log_variance_clipped, t, x_t)
             log_variance = fraction * log_max + (1 - fraction) * log_min
             variance = jnp.exp(log_variance)
         case _:
             raise ValueError(f"unknown variance: {diffusion.variance}")
-    shape = x_t.shape
-    return output, jnp.broadcast_to(variance, shape), jnp.broadcast_to(log_variance, shape)
+    return jnp.broadcast_to(variance, x_t.shape), jnp.broadcast_to(log_variance, x_t.shape)

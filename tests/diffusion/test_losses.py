@@ -1,4 +1,4 @@
-"""The simple loss and the distribution of its timesteps."""
+"""The terms of every loss: what each trains, how they add up, and their weights."""
 
 import typing
 
@@ -7,101 +7,197 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.diffusion.losses import sample_timesteps, simple_loss
-from ddpm_jax.diffusion.process import Diffusion, Prediction, prediction_target, q_sample
-from ddpm_jax.diffusion.schedules import make_schedule, named_betas, rescaled
+from ddpm_jax.config import DiffusionConfig, Loss
+from ddpm_jax.diffusion.likelihood import variational_bound_term
+from ddpm_jax.diffusion.losses import timestep_weights, training_losses
+from ddpm_jax.diffusion.process import (
+    Diffusion,
+    Prediction,
+    prediction_target,
+    q_sample,
+    xstart_from_eps,
+)
+from ddpm_jax.diffusion.schedules import make_schedule, named_betas, rescaled, respace
 
+LOSSES, PREDICTIONS = typing.get_args(Loss), typing.get_args(Prediction)
+LEARNED = ["learned", "learned_range"]
 SCHEDULE = rescaled(make_schedule(named_betas("cosine", 200)))
 T_STEPS = jnp.array([0, 10, 100, 199])
 X_START = jax.random.uniform(jax.random.key(0), (4, 5, 5, 2), minval=-1)
 NOISE = jax.random.normal(jax.random.key(1), X_START.shape)
 X_T = q_sample(SCHEDULE, X_START, T_STEPS, NOISE)
-# 99.9th percentiles of chi-square, by degrees of freedom.
-CHI_SQUARE_LIMIT = {7: 24.32, 9: 27.88}
+# A network's output: of the size of its target, and no more right than at initialisation.
+OUTPUT, LEARNED_HALF = 0.3 * jax.random.normal(jax.random.key(2), (2, *X_START.shape))
 
 
-@pytest.mark.parametrize("kind", ["l2", "l1"])
-@pytest.mark.parametrize("prediction", typing.get_args(Prediction))
-def test_a_perfect_network_has_no_loss(prediction, kind):
+def losses_at(diffusion, output, loss="mse", weights=None):
+    return training_losses(diffusion, lambda x, t: output, X_START, T_STEPS, NOISE, loss, weights)
+
+
+def with_variance(prediction, learned=LEARNED_HALF):
+    return jnp.concatenate([prediction, learned], axis=-1)
+
+
+@pytest.mark.parametrize("loss", ["mse", "l1"])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_perfect_network_has_no_simple_loss(prediction, loss):
     diffusion = Diffusion(SCHEDULE, prediction)
-
-    def denoise(x_t, model_t):
-        return prediction_target(diffusion, X_START, x_t, T_STEPS, NOISE)
-
-    np.testing.assert_array_equal(
-        simple_loss(diffusion, denoise, X_START, T_STEPS, NOISE, kind), np.zeros(4)
-    )
+    target = prediction_target(diffusion, X_START, X_T, T_STEPS, NOISE)
+    np.testing.assert_array_equal(losses_at(diffusion, target, loss).loss, np.zeros(4))
 
 
-@pytest.mark.parametrize("kind, want", [("l2", [0.25, 1, 4, 9]), ("l1", [0.5, 1, 2, 3])])
-def test_each_example_has_the_mean_distance_of_its_own(kind, want):
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_perfect_network_with_the_posteriors_variance_has_no_divergence(prediction):
+    diffusion = Diffusion(SCHEDULE, prediction, "fixed_small")
+    target = prediction_target(diffusion, X_START, X_T, T_STEPS, NOISE)
+    loss = losses_at(diffusion, target, "kl").loss
+    np.testing.assert_allclose(loss[1:], 0, atol=1e-4)
+    assert loss[0] > 0  # what the decoder rounds off is not free
+
+
+@pytest.mark.parametrize("loss, want", [("mse", [0.25, 1, 4, 9]), ("l1", [0.5, 1, 2, 3])])
+def test_each_example_has_the_mean_distance_of_its_own(loss, want):
     offset = jnp.array([0.5, -1, 2, -3])[:, None, None, None]
-    loss = simple_loss(
-        Diffusion(SCHEDULE), lambda x, t: NOISE + offset, X_START, T_STEPS, NOISE, kind
-    )
-    assert loss.shape == (4,) and loss.dtype == jnp.float32
-    np.testing.assert_allclose(loss, want, rtol=1e-5)
+    losses = losses_at(Diffusion(SCHEDULE), NOISE + offset, loss)
+    np.testing.assert_allclose(losses.loss, want, rtol=1e-5)
+    assert losses.vb is None
 
 
-def test_network_sees_x_t_and_its_own_timesteps():
-    seen = {}
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_network_is_asked_once_at_x_t_and_its_own_timesteps(loss):
+    calls = []
 
     def denoise(x, t):
-        seen.update(x=x, t=t)
-        return x
+        calls.append((x, t))
+        return with_variance(x)
 
-    simple_loss(Diffusion(SCHEDULE), denoise, X_START, T_STEPS, NOISE)
-    np.testing.assert_array_equal(seen["x"], X_T)
-    np.testing.assert_array_equal(seen["t"], T_STEPS * 5)
+    training_losses(
+        Diffusion(SCHEDULE, variance="learned_range"), denoise, X_START, T_STEPS, NOISE, loss
+    )
+    ((x, t),) = calls
+    np.testing.assert_array_equal(x, X_T)
+    np.testing.assert_array_equal(t, T_STEPS * 5)
 
 
 def test_points_have_a_loss_as_images_do():
     x, noise = X_START[:, 0, 0], NOISE[:, 0, 0]
-    loss = simple_loss(Diffusion(SCHEDULE), lambda x, t: noise + 1, x, T_STEPS, noise)
-    np.testing.assert_allclose(loss, np.ones(4), rtol=1e-5)
+    losses = training_losses(Diffusion(SCHEDULE), lambda x, t: noise + 1, x, T_STEPS, noise)
+    np.testing.assert_allclose(losses.loss, np.ones(4), rtol=1e-5)
 
 
-def test_loss_is_float32_when_the_network_is_not():
-    loss = simple_loss(
-        Diffusion(SCHEDULE), lambda x, t: x.astype(jnp.bfloat16), X_START, T_STEPS, NOISE
-    )
-    assert loss.dtype == jnp.float32
+@pytest.mark.parametrize("variance", ["fixed_large", *LEARNED])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_are_float32_and_finite_when_the_network_is_bfloat16(loss, variance):
+    output = OUTPUT if variance == "fixed_large" else with_variance(OUTPUT)
+    losses = losses_at(Diffusion(SCHEDULE, "eps", variance), output.astype(jnp.bfloat16), loss)
+    for part in losses:
+        if part is not None:
+            assert part.shape == (4,) and part.dtype == jnp.float32
+            assert np.all(np.isfinite(part))
 
 
-def chi_square(values, num_bins):
-    counts = np.bincount(np.asarray(values).ravel(), minlength=num_bins)
-    assert len(counts) == num_bins
-    expected = counts.sum() / num_bins
-    return float(((counts - expected) ** 2 / expected).sum())
+@pytest.mark.parametrize("loss, factor", [("mse", 1), ("l1", 1), ("rescaled_mse", 50 / 1000)])
+@pytest.mark.parametrize("variance", LEARNED)
+def test_the_hybrid_is_the_simple_loss_and_the_bound_of_the_respaced_chain(variance, loss, factor):
+    schedule, t = respace(SCHEDULE, "50"), jnp.array([0, 10, 30, 49])
+    diffusion, output = Diffusion(schedule, "eps", variance), with_variance(OUTPUT)
+    losses = training_losses(diffusion, lambda *_: output, X_START, t, NOISE, loss)
+    x_t = q_sample(schedule, X_START, t, NOISE)
+    bits, _ = variational_bound_term(diffusion, output, X_START, x_t, t, clip=False)
+    np.testing.assert_allclose(losses.vb, factor * bits, rtol=1e-5)
+    error = (NOISE - OUTPUT).reshape(4, -1)
+    simple = np.mean(np.abs(error) if loss == "l1" else np.square(error), axis=1)
+    np.testing.assert_allclose(losses.loss, simple + losses.vb, rtol=1e-5)
+    if loss != "l1":
+        np.testing.assert_allclose(losses.mse, simple, rtol=1e-5)
 
 
-def test_timesteps_are_uniform():
-    t = sample_timesteps(jax.random.key(2), 20_000, 10)
-    assert t.dtype == jnp.int32
-    assert chi_square(t, 10) < CHI_SQUARE_LIMIT[9]
+def test_the_divergence_is_for_one_timestep_or_for_all():
+    diffusion = Diffusion(SCHEDULE, "eps", "learned_range")
+    one, all_steps = (losses_at(diffusion, with_variance(OUTPUT), k) for k in ("kl", "rescaled_kl"))
+    np.testing.assert_allclose(all_steps.loss, 200 * one.loss, rtol=1e-6)
+    assert one[1:] == all_steps[1:] == (None, None)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
-def test_antithetic_timesteps_are_pairs(batch_size):
-    t = np.asarray(sample_timesteps(jax.random.key(3), batch_size, 1000, antithetic=True))
-    half = (batch_size + 1) // 2
-    assert t.shape == (batch_size,) and t.min() >= 0 and t.max() < 1000
-    np.testing.assert_array_equal(t[half:], 999 - t[: batch_size - half])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("variance", LEARNED)
+def test_the_bound_in_the_hybrid_trains_the_variance_and_leaves_the_mean_alone(
+    variance, prediction
+):
+    diffusion = Diffusion(SCHEDULE, prediction, variance)
+
+    def gradients(loss):
+        def mean_loss(mean_half, variance_half):
+            return losses_at(diffusion, with_variance(mean_half, variance_half), loss).loss.mean()
+
+        return jax.grad(mean_loss, argnums=(0, 1))(OUTPUT, LEARNED_HALF)
+
+    def simple(mean_half):
+        return losses_at(Diffusion(SCHEDULE, prediction), mean_half).loss.mean()
+
+    for_mean, for_variance = gradients("mse")
+    np.testing.assert_allclose(for_mean, jax.grad(simple)(OUTPUT), rtol=1e-6)
+    kl_for_mean, kl_for_variance = gradients("kl")
+    np.testing.assert_allclose(for_variance, kl_for_variance, rtol=1e-6)
+    assert np.all(np.any(kl_for_mean != 0, axis=(1, 2, 3)))
 
 
-def test_each_antithetic_timestep_is_uniform_by_itself():
-    keys = jax.random.split(jax.random.key(4), 4000)
-    t = jax.vmap(lambda key: sample_timesteps(key, 5, 8, antithetic=True))(keys)
-    for position in range(5):
-        assert chi_square(t[:, position], 8) < CHI_SQUARE_LIMIT[7]
+def predicting(prediction, eps):
+    """What a network of that prediction returns where one of eps returns `eps`."""
+    x_start = xstart_from_eps(SCHEDULE, X_T, T_STEPS, eps)
+    return prediction_target(Diffusion(SCHEDULE, prediction), x_start, X_T, T_STEPS, eps)
 
 
-def test_antithetic_timesteps_spread_more_evenly():
-    keys = jax.random.split(jax.random.key(5), 500)
-    spread = {
-        antithetic: jax.vmap(lambda key, a=antithetic: sample_timesteps(key, 16, 1000, a).mean())(
-            keys
-        ).std()
-        for antithetic in (False, True)
-    }
-    assert spread[True] < 0.01 * spread[False]
+@pytest.mark.parametrize("loss", ["mse", "l1"])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize(
+    "no_weighting",
+    [{"weighting": "min_snr", "min_snr_gamma": 1e9}, {"weighting": "p2", "p2_gamma": 0.0}],
+    ids=["min_snr", "p2"],
+)
+def test_without_bounds_the_weightings_are_the_eps_loss_of_every_prediction(
+    no_weighting, prediction, loss
+):
+    config = DiffusionConfig(prediction=prediction, loss=loss, **no_weighting)
+    diffusion = Diffusion(SCHEDULE, prediction)
+    weights = timestep_weights(config, diffusion)
+    got = losses_at(diffusion, predicting(prediction, OUTPUT), loss, weights).loss
+    want = losses_at(Diffusion(SCHEDULE, "eps"), OUTPUT, loss).loss
+    # Near T-1 x_0 is a small difference of large numbers, near 0 the noise is.
+    np.testing.assert_allclose(got, want, rtol=2e-4)
+
+
+def test_weights_are_those_of_their_papers():
+    snr = SCHEDULE.alphas_cumprod / (1 - SCHEDULE.alphas_cumprod)
+    gamma = 5.0
+
+    def weights(prediction, **settings):
+        config = DiffusionConfig(prediction=prediction, **settings)
+        return timestep_weights(config, Diffusion(SCHEDULE, prediction))
+
+    # Hang et al. 2023.
+    min_snr = {"weighting": "min_snr", "min_snr_gamma": gamma}
+    clipped = np.minimum(snr, gamma)
+    np.testing.assert_allclose(weights("x_start", **min_snr), clipped)
+    np.testing.assert_allclose(weights("eps", **min_snr), clipped / snr)
+    np.testing.assert_allclose(weights("v", **min_snr), clipped / (snr + 1))
+    # Choi et al. 2022.
+    p2 = weights("eps", weighting="p2", p2_gamma=0.5, p2_k=2.0)
+    np.testing.assert_allclose(p2, 1 / (2 + snr) ** 0.5)
+    assert weights("eps", weighting="none") is None
+    with pytest.raises(ValueError, match="unknown weighting: snr"):
+        weights("eps", weighting="snr")
+
+
+def test_weights_are_of_the_simple_loss_alone():
+    diffusion, output = Diffusion(SCHEDULE, "eps", "learned_range"), with_variance(OUTPUT)
+    weights = np.linspace(1, 3, 200)
+    plain, weighted = (losses_at(diffusion, output, "mse", w) for w in (None, weights))
+    np.testing.assert_allclose(weighted.mse, plain.mse * weights[T_STEPS], rtol=1e-6)
+    np.testing.assert_array_equal(weighted.vb, plain.vb)
+    np.testing.assert_allclose(weighted.loss, weighted.mse + weighted.vb, rtol=1e-6)
+
+
+def test_an_unknown_loss_is_a_value_error():
+    with pytest.raises(ValueError, match="unknown loss: l2"):
+        losses_at(Diffusion(SCHEDULE), OUTPUT, "l2")

@@ -36,11 +36,14 @@ class GoldenFile:
         array = self._arrays[key]
         return array.astype(np.float32) if array.dtype == np.float16 else array
 
-    def check(self, key: str, got: np.ndarray, exact: bool = False) -> None:
+    def check(
+        self, key: str, got: np.ndarray, exact: bool = False, floor: np.ndarray | None = None
+    ) -> None:
         """Asserts that `got` is the output `key`, as in "out/d1/q_mean", and counts it.
 
         Integers, and everything if `exact`, must be equal; what the original computes in float64
-        agrees to 1e-12; what it computes in float32 to 20 times its own rounding floor.
+        agrees to 1e-12; what it computes in float32 to 20 times its own rounding floor: that of
+        tolerance.json, relative to the largest value of a group, or `floor`, in absolute terms.
         """
         want, got = self._arrays[key], np.asarray(got)
         name = f"{self.filename}: {key}"
@@ -48,23 +51,25 @@ class GoldenFile:
         compared[self.filename].add(key)
         if exact or not np.issubdtype(want.dtype, np.floating):
             np.testing.assert_array_equal(got, want, err_msg=name)
-        elif (floor := self._tolerance.get(key.removeprefix("out/"))) is not None:
-            _assert_within_floor(got, want, floor["group_rel"], floor["group_axes"], name)
+        elif floor is not None:
+            _assert_within(got, want, 20 * floor + 2e-6 * np.abs(want), 0, name)
+        elif (entry := self._tolerance.get(key.removeprefix("out/"))) is not None:
+            limit = max(20 * entry["group_rel"], 2e-6) * np.abs(want)
+            _assert_within(got, want, limit, entry["group_axes"], name)
         else:
             assert want.dtype == np.float64, f"{name}: no entry in tolerance.json"
             np.testing.assert_allclose(got, want, rtol=1e-12, atol=0, err_msg=name)
 
 
-def _assert_within_floor(
-    got: np.ndarray, want: np.ndarray, group_rel: float, group_axes: int, name: str
+def _assert_within(
+    got: np.ndarray, want: np.ndarray, limit: np.ndarray, group_axes: int, name: str
 ) -> None:
-    """max|got - want| over each group, the last axes, against max|want| over the same group."""
+    """max|got - want| over each group, the last axes, is at most max(limit) over the same group."""
     finite = np.isfinite(want)
     np.testing.assert_array_equal(np.where(finite, 0, got), np.where(finite, 0, want), name)
-    got, want = (np.where(finite, x, 0).astype(np.float64) for x in (got, want))
+    got, want, limit = (np.where(finite, x, 0).astype(np.float64) for x in (got, want, limit))
     axes = tuple(range(want.ndim - group_axes, want.ndim))
-    error, scale = (np.abs(x).max(axis=axes, initial=0) for x in (got - want, want))
-    limit = max(20 * group_rel, 2e-6) * scale
+    error, limit = (x.max(axis=axes, initial=0) for x in (np.abs(got - want), limit))
     # Not `error > limit`, which a NaN of ours would pass.
     worst = np.argwhere(~(error <= limit))
     assert not len(worst), (

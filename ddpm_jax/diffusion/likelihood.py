@@ -1,0 +1,139 @@
+"""The variational bound on the likelihood, in bits per dimension.
+
+x_start, x_t: float [B, ...], x_start in [-1, 1] on 256 levels; t: int32 [B]. Equation numbers are
+those of DDPM (Ho et al. 2020).
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ddpm_jax.diffusion.process import (
+    Denoiser,
+    Diffusion,
+    eps_from_xstart,
+    model_timesteps,
+    p_mean_variance,
+    q_mean_variance,
+    q_posterior,
+    q_sample,
+)
+from ddpm_jax.diffusion.schedules import NoiseSchedule
+
+HALF_LEVEL = 1 / 255  # half the distance of neighbours among the 256 levels of [-1, 1]
+SMALLEST = 1e-12  # probabilities are clamped here before their logarithm
+
+
+class Bound(NamedTuple):
+    """The bound on -log2 p(x_0) of each example, and its terms; column t of [B, T] is timestep t.
+
+    total_bpd [B] = prior_bpd [B] + sum over t of vb [B, T], all in bits per dimension. xstart_mse,
+    eps_mse: float [B, T], the mean squared errors of the predicted x_0 and of the noise it implies.
+    """
+
+    total_bpd: jax.Array
+    prior_bpd: jax.Array
+    vb: jax.Array
+    xstart_mse: jax.Array
+    eps_mse: jax.Array
+
+
+def mean_flat(x: jax.Array) -> jax.Array:
+    """Mean over all axes but the first: [B, ...] -> [B]."""
+    return jnp.mean(x.reshape(len(x), -1), axis=1)
+
+
+def normal_kl(
+    mean1: jax.Array, log_variance1: jax.Array, mean2: jax.Array, log_variance2: jax.Array
+) -> jax.Array:
+    """KL(N(mean1, exp(log_variance1)) || N(mean2, exp(log_variance2))), elementwise, in nats."""
+    # expm1: exp(ratio) - 1 is rounding alone for two almost equal Gaussians, as at the prior.
+    ratio = log_variance1 - log_variance2
+    distance = jnp.square(mean1 - mean2) * jnp.exp(-log_variance2)
+    return 0.5 * (jnp.expm1(ratio) - ratio + distance)
+
+
+def approx_standard_normal_cdf(x: jax.Array) -> jax.Array:
+    """P(N(0, 1) <= x), to 3e-4, by the tanh of GELU (Hendrycks and Gimpel 2016)."""
+    return 0.5 * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def discretized_gaussian_log_likelihood(
+    x: jax.Array, means: jax.Array, log_scales: jax.Array
+) -> jax.Array:
+    """log P(x), in nats, of a Gaussian rounded to the 256 levels of [-1, 1]; eq. 13, elementwise.
+
+    x: levels; means, log_scales: of the Gaussian and of its standard deviation. The bins of the
+    first and the last level reach to infinity.
+    """
+    precision = jnp.exp(-log_scales)
+    cdf_above = approx_standard_normal_cdf(precision * (x - means + HALF_LEVEL))
+    cdf_below = approx_standard_normal_cdf(precision * (x - means - HALF_LEVEL))
+    probability = jnp.where(
+        x < -0.999, cdf_above, jnp.where(x > 0.999, 1 - cdf_below, cdf_above - cdf_below)
+    )
+    return jnp.log(jnp.maximum(probability, SMALLEST))
+
+
+def variational_bound_term(
+    diffusion: Diffusion,
+    output: jax.Array,
+    x_start: jax.Array,
+    x_t: jax.Array,
+    t: jax.Array,
+    clip: bool = True,
+) -> tuple[jax.Array, jax.Array]:
+    """One term of the bound, eq. 5, in bits per dimension [B], and the predicted x_0.
+
+    `output`: of the network at (x_t, t). L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t));
+    at t = 0 it is L_0 = -log p(x_0 | x_1). `clip` bounds the predicted x_0 to [-1, 1].
+    """
+    mean, _, log_variance = q_posterior(diffusion.schedule, x_start, x_t, t)
+    reverse = p_mean_variance(diffusion, output, x_t, t, clip)
+    kl = mean_flat(normal_kl(mean, log_variance, reverse.mean, reverse.log_variance))
+    decoder_nll = -mean_flat(
+        discretized_gaussian_log_likelihood(x_start, reverse.mean, 0.5 * reverse.log_variance)
+    )
+    return jnp.where(t == 0, decoder_nll, kl) / math.log(2), reverse.pred_xstart
+
+
+def prior_bpd(schedule: NoiseSchedule, x_start: jax.Array) -> jax.Array:
+    """L_T of eq. 5: KL(q(x_T | x_0) || N(0, I)) in bits per dimension [B]; nothing is learned."""
+    t = jnp.full(len(x_start), schedule.num_timesteps - 1)
+    mean, _, log_variance = q_mean_variance(schedule, x_start, t)
+    return mean_flat(normal_kl(mean, log_variance, 0.0, 0.0)) / math.log(2)
+
+
+def variational_bound(
+    diffusion: Diffusion,
+    denoise: Denoiser,
+    x_start: jax.Array,
+    noise: Callable[[jax.Array], jax.Array],
+    clip: bool = True,
+    timesteps: jax.Array | None = None,
+) -> Bound:
+    """The whole bound, eq. 5, of a batch; to be jitted. The network is evaluated T times.
+
+    `noise(t)`, at an int32 scalar, is the noise of x_t: float [B, ...] of the shape of x_start.
+    `timesteps`, int32 [K], choose the terms, a column each, if not all T are wanted at once.
+    """
+    schedule = diffusion.schedule
+
+    def terms(step: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        t, eps = jnp.full(len(x_start), step), noise(step)
+        x_t = q_sample(schedule, x_start, t, eps)
+        output = denoise(x_t, model_timesteps(schedule, t)).astype(jnp.float32)
+        vb, pred_xstart = variational_bound_term(diffusion, output, x_start, x_t, t, clip)
+        pred_eps = eps_from_xstart(schedule, x_t, t, pred_xstart)
+        xstart_mse = mean_flat(jnp.square(pred_xstart - x_start))
+        return vb, xstart_mse, mean_flat(jnp.square(pred_eps - eps))
+
+    rows = jax.lax.map(
+        terms, jnp.arange(schedule.num_timesteps) if timesteps is None else timesteps
+    )
+    vb, xstart_mse, eps_mse = (row.T for row in rows)
+    prior = prior_bpd(schedule, x_start)
+    return Bound(prior + jnp.sum(vb, axis=1), prior, vb, xstart_mse, eps_mse)

@@ -1,15 +1,26 @@
 """Examples on their way to the device: sources of records, and the pipeline that batches them."""
 
-from ddpm_jax.data.pipeline import Batches, train_batches
+from ddpm_jax.data.pipeline import (
+    Batches,
+    CroppedRecords,
+    first_images,
+    ordered_batches,
+    train_batches,
+)
 from ddpm_jax.data.sources import Source, load_source
-from ddpm_jax.data.transforms import centre_crop, decode_image, flip
+from ddpm_jax.data.transforms import centre_crop, decode_image, flip, random_crop, shrink
 
 __all__ = [
     "Batches",
+    "CroppedRecords",
     "Source",
     "centre_crop",
     "decode_image",
+    "first_images",
     "flip",
     "load_source",
+    "ordered_batches",
+    "random_crop",
+    "shrink",
     "train_batches",
 ]

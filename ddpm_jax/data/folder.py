@@ -1,4 +1,4 @@
-"""Folders of PNG, JPEG and WebP images; first-level sub-folders are classes."""
+"""Folders of PNG, JPEG and WebP images."""
 
 import logging
 import os
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_jax.config import DataConfig
+from ddpm_jax.data.labels import label_images
 from ddpm_jax.data.sources import Source, first_line
 from ddpm_jax.data.transforms import decode_image
 from ddpm_jax.errors import UserError
@@ -89,12 +90,10 @@ class FolderRecords:
 
 
 def load_folder(path: str, data: DataConfig) -> Source:
-    """Opens `folder:PATH`.
-
-    The images are labelled if all of them are in sub-folders: the class is the first-level one.
+    """Opens `folder:PATH`, its images labelled as `data.labels` says.
 
     Raises:
-      UserError: PATH is no folder, or holds no readable image.
+      UserError: PATH is no folder, holds no readable image, or isn't labelled as it should be.
     """
     root = Path(path).expanduser()
     if not root.exists():
@@ -104,13 +103,7 @@ def load_folder(path: str, data: DataConfig) -> Source:
     paths = find_images(root)
     if not paths:
         raise UserError(f"folder {path} has no PNG, JPEG or WebP images; put some there")
-    class_names: tuple[str, ...] = ()
-    labels = [-1] * len(paths)
-    if all("/" in name for name in paths):
-        folders = [name.split("/", 1)[0] for name in paths]
-        class_names = tuple(sorted(set(folders)))
-        number = {name: i for i, name in enumerate(class_names)}
-        labels = [number[name] for name in folders]
+    labels, num_classes, class_names = label_images(paths, data.labels)
     records = FolderRecords(root, paths, labels, data.channels)
     records[0]  # a folder without one good image is an error now, not in a reader thread later
-    return Source(data.name, records, len(class_names), class_names)
+    return Source(data.name, records, num_classes, class_names)

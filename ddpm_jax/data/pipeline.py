@@ -2,20 +2,23 @@
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from ddpm_jax.config import DataConfig
 from ddpm_jax.data.sources import Source
-from ddpm_jax.data.transforms import centre_crop, flip
+from ddpm_jax.data.transforms import centre_crop, flip, random_crop
 from ddpm_jax.errors import UserError
 
 CACHE_BYTES = 2**30  # sets up to this size, once cropped, are decoded once and kept
 
 
 class CroppedRecords:
-    """Records with images cropped to `data.image_size`; kept after the first reading if they fit.
+    """Records with images centre-cropped to `data.image_size`, in the order of the source.
+
+    They are kept after the first reading if they fit into CACHE_BYTES.
 
     Decoding CIFAR-10 from ArrayRecord gives some 3000 images a second on two cores, memory 15000.
     """
@@ -36,14 +39,45 @@ class CroppedRecords:
     def __getitem__(self, index: int) -> dict[str, Any]:
         if self.keep and self.filled[index]:
             return {"x": self.images[index], "label": self.labels[index]}
-        record = self.source.records[index]
-        x, label = record["x"], np.int32(record["label"])
-        if x.ndim == 3:
-            x = centre_crop(x, self.size)
+        cropped = _cropped(self.source.records[index], self.size)
         if self.keep:
-            self.images[index], self.labels[index] = x, label
+            self.images[index], self.labels[index] = cropped["x"], cropped["label"]
             self.filled[index] = True  # last: another thread may be asking
-        return {"x": x, "label": label}
+        return cropped
+
+
+def _cropped(record: dict[str, Any], size: int) -> dict[str, Any]:
+    x = record["x"]
+    return {"x": centre_crop(x, size) if x.ndim == 3 else x, "label": np.int32(record["label"])}
+
+
+def ordered_batches(
+    source: Source, data: DataConfig, batch_size: int, count: int | None = None
+) -> Iterator[dict[str, np.ndarray]]:
+    """The first `count` examples, or all, in the order of the source: neither flipped nor drawn.
+
+    Images are centre-cropped whatever `data.random_crop` says. Batches are like those of
+    `train_batches`; the last may be smaller. Nothing is kept in memory.
+    """
+    total = len(source) if count is None else min(count, len(source))
+
+    def read(index: int) -> dict[str, Any]:
+        return _cropped(source.records[index], data.image_size)
+
+    with ThreadPoolExecutor(1 if source.in_memory else _read_threads()) as pool:
+        for start in range(0, total, batch_size):
+            examples = list(pool.map(read, range(start, min(start + batch_size, total))))
+            yield {key: np.stack([e[key] for e in examples]) for key in ("x", "label")}
+
+
+def first_images(source: Source, data: DataConfig, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first `count` images, fewer if the source has fewer, centre-cropped, and their labels.
+
+    Returns:
+      uint8 [N, image_size, image_size, C] and int32 [N], -1 for no label.
+    """
+    (batch,) = ordered_batches(source, data, count, count)
+    return batch["x"], batch["label"]
 
 
 class Batches:
@@ -86,9 +120,9 @@ def train_batches(
 
     Args:
       source: the examples.
-      data: its `image_size`, `channels` and `flip` are used.
+      data: its `image_size`, `channels`, `flip` and `random_crop` are used.
       batch_size: examples a step over all processes.
-      seed: of the order and the flips, 0 to 2**32 - 1.
+      seed: of the order, the crops and the flips, 0 to 2**32 - 1.
       start_step: step of the first batch; costs the same for every step.
       process_index: this process, 0 to `process_count` - 1.
       process_count: processes that share each batch.
@@ -110,12 +144,17 @@ def train_batches(
     if not 0 <= seed < 2**32:
         raise UserError(f"train.seed is {seed}; it must be from 0 to 4294967295")
 
-    def random_flip(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        return {"x": flip(example["x"], rng), "label": example["label"]}
+    def augment(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        x = example["x"]
+        if data.random_crop:
+            x = random_crop(x, data.image_size, rng)
+        return {"x": flip(x, rng) if data.flip else x, "label": np.int32(example["label"])}
 
-    dataset = grain.MapDataset.source(CroppedRecords(source, data)).seed(seed).shuffle().repeat()
-    if data.flip:
-        dataset = dataset.random_map(random_flip)
+    # Whole images are not kept: they may be of any size, and are decoded anew for each crop.
+    records = source.records if data.random_crop else CroppedRecords(source, data)
+    dataset = grain.MapDataset.source(records).seed(seed).shuffle().repeat()
+    if data.flip or data.random_crop:
+        dataset = dataset.random_map(augment)
     # Batch first, slice by process second: the other order gives other batches on two hosts.
     dataset = dataset.batch(batch_size // process_count, drop_remainder=True)
     dataset = dataset[process_index::process_count]
@@ -130,5 +169,9 @@ def read_options(source: Source) -> Any:
 
     if source.in_memory:
         return grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    threads = min(16, max(2, os.cpu_count() or 1))
+    threads = _read_threads()
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+
+
+def _read_threads() -> int:
+    return min(16, max(2, os.cpu_count() or 1))

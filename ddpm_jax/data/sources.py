@@ -30,7 +30,7 @@ class Source:
     name: str  # as in DataConfig.name
     records: Records
     num_classes: int = 0  # labels are 0..num_classes-1; 0: the set has none
-    class_names: tuple[str, ...] = ()  # of the labels, in order
+    class_names: tuple[str, ...] = ()  # of the labels, in order; () for plain integers
     in_memory: bool = False  # reading a record takes no decoding
 
     def __len__(self) -> int:
@@ -69,6 +69,11 @@ def load_source(data: DataConfig) -> Source:
       UserError: there is no such set, it can't be read, or it doesn't fit the other settings.
     """
     kind, _, rest = data.name.partition(":")
+    if data.labels != "folders" and kind in ("digits", "s_curve", "tfds"):
+        raise UserError(
+            f"data.labels is {data.labels!r}, but {data.name} has its own labels or none; "
+            "only folder:PATH takes other ones: leave it at folders"
+        )
     if data.name == "s_curve":
         return load_s_curve(data)
     if data.channels not in (1, 3):
@@ -121,8 +126,11 @@ def load_s_curve(data: DataConfig) -> Source:
     """10 000 points along an S in the plane, roughly in [-0.2, 0.2]: float32 [2], unlabelled."""
     from sklearn import datasets
 
-    if data.flip:
-        raise UserError("data.flip mirrors images, and s_curve has points; set data.flip to False")
+    for option, does in (("flip", "mirrors"), ("random_crop", "cuts")):
+        if getattr(data, option):
+            raise UserError(
+                f"data.{option} {does} images, and s_curve has points; set data.{option} to False"
+            )
     points, _ = datasets.make_s_curve(10_000, noise=0.1, random_state=0)
     points = (points[:, [0, 2]] / 10).astype(np.float32)
     labels = np.full(len(points), -1)

@@ -1,13 +1,20 @@
 """Images as uint8 arrays: decoding, cropping, flipping. The device makes them [-1, 1]."""
 
+import math
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
 
 # Naming the formats keeps files of other kinds, such as PostScript, away from PIL's other readers.
 FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+class RandomIntegers(Protocol):
+    """`integers(low, high)` draws from low to high - 1."""
+
+    def integers(self, low: int, high: int) -> int: ...
 
 
 def decode_image(file: Path | BinaryIO, channels: int) -> np.ndarray:
@@ -54,17 +61,50 @@ def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
     """
     if image.shape[:2] == (size, size):
         return image
+    image = _resized(image, size)
+    top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
+    return image[top : top + size, left : left + size]
+
+
+def random_crop(image: np.ndarray, size: int, rng: RandomIntegers) -> np.ndarray:
+    """A square from a random place of an image, as ADM's `random_crop_arr` cuts it, to the bit.
+
+    The square's side is 0.8 to 1 of the image's shorter side. Resizes as `centre_crop` does, so
+    that the shorter side is drawn from [size, ceil(size / 0.8)]; then draws the first row, then the
+    first column, of what is cut out.
+
+    Args:
+      image: uint8 [H, W, C], C 1 or 3.
+      size: side of the result in pixels.
+      rng: of the three integers, such as `np.random.Generator`.
+
+    Returns:
+      uint8 [size, size, C].
+    """
+    image = _resized(image, int(rng.integers(size, math.ceil(size / 0.8) + 1)))
+    top = int(rng.integers(0, image.shape[0] - size + 1))
+    left = int(rng.integers(0, image.shape[1] - size + 1))
+    return image[top : top + size, left : left + size]
+
+
+def _resized(image: np.ndarray, side: int) -> np.ndarray:
+    """The whole image [H, W, C], its shorter side `side`."""
     pil = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    while min(pil.size) >= 2 * size:
+    while min(pil.size) >= 2 * side:
         pil = pil.resize((pil.width // 2, pil.height // 2), Image.Resampling.BOX)
-    scale = size / min(pil.size)
+    scale = side / min(pil.size)
     new_size = (round(pil.width * scale), round(pil.height * scale))
     array = np.array(pil.resize(new_size, Image.Resampling.BICUBIC))
-    top, left = (array.shape[0] - size) // 2, (array.shape[1] - size) // 2
-    crop = array[top : top + size, left : left + size]
-    return crop.reshape(size, size, image.shape[2])
+    return array.reshape(*array.shape[:2], image.shape[2])
 
 
 def flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Mirrors `image` [H, W, C] left-right with probability 1/2."""
     return image[:, ::-1] if rng.integers(2) else image
+
+
+def shrink(images: np.ndarray, side: int) -> np.ndarray:
+    """uint8 [N, H, H, C] -> uint8 [N, side, side, C], the rounded mean of each square of pixels."""
+    count, size, _, channels = images.shape
+    squares = images.reshape(count, side, size // side, side, size // side, channels)
+    return np.round(squares.mean(axis=(2, 4))).astype(np.uint8)

@@ -8,11 +8,22 @@ import numpy as np
 import pytest
 
 from ddpm_jax.config import DataConfig
-from ddpm_jax.data import Batches, Source, load_source, pipeline, train_batches
+from ddpm_jax.data import (
+    Batches,
+    CroppedRecords,
+    Source,
+    centre_crop,
+    first_images,
+    load_source,
+    ordered_batches,
+    pipeline,
+    train_batches,
+)
 from ddpm_jax.data.sources import ArrayRecords
 from ddpm_jax.errors import UserError
 
 DATA = DataConfig(image_size=4, channels=1, flip=True)
+CROPS = DataConfig(image_size=4, channels=3, flip=True, random_crop=True)
 Arrays = list[tuple[np.ndarray, np.ndarray]]
 
 
@@ -22,6 +33,15 @@ def source(size: int = 50, in_memory: bool = True) -> Source:
     images[:, 0, 0, 0] = 255
     images[:, 3, :, 0] = np.arange(size)[:, None]
     return Source("test", ArrayRecords(images, np.arange(size)), size, in_memory=in_memory)
+
+
+def photos(size: int = 20, in_memory: bool = True) -> Source:
+    """Images larger than the crops, of several sizes."""
+    rng = np.random.default_rng(0)
+    images = np.empty(size, object)
+    for i in range(size):
+        images[i] = rng.integers(0, 256, (9 + i % 3, 12, 3), np.uint8)
+    return Source("photos", ArrayRecords(images, np.arange(size)), size, in_memory=in_memory)
 
 
 def take(batches: Batches, count: int) -> Arrays:
@@ -116,6 +136,65 @@ def test_shapes_and_types() -> None:
     [(x, label)] = take(train_batches(load_source(data), data, 16, 0), 1)
     assert (x.shape, x.dtype) == ((16, 2), np.float32)
     np.testing.assert_array_equal(label, np.full(16, -1, np.int32))
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_random_crops_depend_on_the_seed_and_the_place_alone(in_memory: bool) -> None:
+    whole = take(train_batches(photos(), CROPS, 8, seed=3), 12)
+    examples = photos(in_memory=in_memory)
+    for start in (0, 5):
+        later = take(train_batches(examples, CROPS, 8, seed=3, start_step=start), 12 - start)
+        assert_equal(later, whole[start:])
+    parts = [take(train_batches(examples, CROPS, 8, 3, 0, index, 2), 12) for index in range(2)]
+    joined = [
+        tuple(np.concatenate(arrays) for arrays in zip(*step, strict=True))
+        for step in zip(*parts, strict=True)
+    ]
+    assert_equal(joined, whole)
+    assert whole[0][0].shape == (8, 4, 4, 3) and whole[0][0].dtype == np.uint8
+    assert whole[0][1].dtype == np.int32
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_an_image_is_cropped_anew_each_time(in_memory: bool) -> None:
+    one = photos(1, in_memory)
+    [(x, _)] = take(train_batches(one, CROPS, 64, seed=0), 1)
+    assert len({crop.tobytes() for crop in x}) > 15  # of 20: two sizes, ten places, two sides
+
+
+def test_random_crops_leave_the_order_of_the_images_as_it_is() -> None:
+    plain = DataConfig(image_size=4, channels=3)
+    for cropped, centred in zip(
+        take(train_batches(photos(), CROPS, 8, seed=0), 6),
+        take(train_batches(photos(), plain, 8, seed=0), 6),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(cropped[1], centred[1])
+        assert not np.array_equal(cropped[0], centred[0])
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_ordered_batches_are_the_centres_of_all_images_once(in_memory: bool) -> None:
+    examples = photos(in_memory=in_memory)
+    batches = list(ordered_batches(examples, CROPS, 8))
+    assert [len(batch["x"]) for batch in batches] == [8, 8, 4]
+    x, label = (np.concatenate([batch[key] for batch in batches]) for key in ("x", "label"))
+    np.testing.assert_array_equal(label, np.arange(20))
+    assert x.dtype == np.uint8 and label.dtype == np.int32
+    records = CroppedRecords(examples, CROPS)
+    for i in range(20):
+        want = centre_crop(examples.records[i]["x"], 4)
+        np.testing.assert_array_equal(x[i], want)
+        np.testing.assert_array_equal(records[i]["x"], want)
+    assert [len(batch["x"]) for batch in ordered_batches(examples, CROPS, 8, count=11)] == [8, 3]
+
+
+def test_first_images_are_the_first_of_the_ordered_ones() -> None:
+    [whole] = ordered_batches(photos(), CROPS, 20)
+    for count, got in [(3, 3), (20, 20), (50, 20)]:
+        images, labels = first_images(photos(), CROPS, count)
+        np.testing.assert_array_equal(images, whole["x"][:got])
+        np.testing.assert_array_equal(labels, np.arange(got))
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 2**30])

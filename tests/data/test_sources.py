@@ -51,6 +51,10 @@ def test_s_curve_is_the_curve_from_the_side() -> None:
         ({"channels": 2}, "1 (grey) or 3 (RGB)"),
         ({"image_size": 0}, "must be 1 or more"),
         ({"name": "s_curve", "flip": True}, "set data.flip to False"),
+        ({"name": "s_curve", "random_crop": True}, "set data.random_crop to False"),
+        ({"labels": "names"}, "only folder:PATH takes other ones: leave it at folders"),
+        ({"name": "s_curve", "labels": "names"}, "s_curve has its own labels or none"),
+        ({"name": "tfds:mnist", "labels": "l.csv"}, "data.labels is 'l.csv', but tfds:mnist has"),
     ],
 )
 def test_wrong_settings_are_told_in_one_line(settings: dict[str, object], words: str) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax.data import centre_crop, decode_image, flip
+from ddpm_jax.data import centre_crop, decode_image, flip, random_crop, shrink
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> io.BytesIO:
@@ -48,6 +48,49 @@ def test_crop_takes_the_centre() -> None:
     image = np.zeros((8, 24, 1), np.uint8)
     image[:, 8:16] = 200
     np.testing.assert_array_equal(centre_crop(image, 8), np.full((8, 8, 1), 200))
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (5, 9), (8, 40), (33, 17), (100, 40), (1, 1)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_random_crop_has_the_size_asked_for(shape: tuple[int, int], channels: int) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        crop = random_crop(noise(*shape, channels), 8, rng)
+        assert crop.shape == (8, 8, channels) and crop.dtype == np.uint8
+
+
+def test_random_crop_lies_inside_and_shows_four_fifths_or_more_of_the_shorter_side() -> None:
+    # Red rises with the row and green with the column: the corners tell where a crop was cut.
+    rows, columns = np.mgrid[:100, :150]
+    image = np.stack([rows, columns, 0 * rows], axis=-1).astype(np.uint8)
+    rng = np.random.default_rng(0)
+    crops = [random_crop(image, 40, rng)[..., :2].astype(int) for _ in range(400)]
+    first, last = np.array([c[0, 0] for c in crops]), np.array([c[-1, -1] for c in crops])
+    sides = last - first
+    assert (np.abs(sides[:, 0] - sides[:, 1]) <= 3).all()  # squares
+    assert 75 <= sides.min() < 82 and 96 < sides.max() <= 100
+    assert (first.min(axis=0) <= 5).all() and (last.max(axis=0) >= [95, 145]).all()
+
+
+def test_random_crop_draws_its_size_then_its_row_then_its_column() -> None:
+    asked = []
+
+    class Lowest:
+        def integers(self, low: int, high: int) -> int:
+            asked.append((low, high))
+            return low
+
+    crop = random_crop(noise(64, 96, 3), 32, Lowest())
+    assert asked == [(32, 41), (0, 1), (0, 17)]
+    np.testing.assert_array_equal(crop, centre_crop(noise(64, 96, 3)[:, :64], 32))
+
+
+def test_shrinking_takes_the_mean_of_each_square() -> None:
+    images = np.stack([noise(6, 6, 3), noise(7, 6, 3)[1:]])
+    small = shrink(images, 2)
+    assert small.shape == (2, 2, 2, 3) and small.dtype == np.uint8
+    assert abs(small[1, 0, 1, 2] - images[1, :3, 3:, 2].mean()) <= 0.5
+    np.testing.assert_array_equal(shrink(images, 6), images)
 
 
 def test_flip_mirrors_left_and_right_half_of_the_time() -> None:

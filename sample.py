@@ -2,87 +2,108 @@
 
     python sample.py --workdir runs/digits --num 64 --labels 3,7 --sampler ddim --steps 50
 
-Sample i depends on (seed, i, label) alone.
+A super-resolution run enlarges images, given or drawn by another run just before:
+
+    python sample.py --workdir runs/upsampler --low-res FOLDER_OR_SAMPLES_NPZ
+    python sample.py --workdir runs/base --upsampler runs/upsampler --upsampler-steps 250
+
+Sample i depends on (seed, i, label) and the image that it enlarges alone.
 """
 
-import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import jax
-
-from ddpm_jax import checkpoint, cli, config_json, data, outputs, parallel
-from ddpm_jax.config import ParallelConfig, check
+from ddpm_jax import cli, data, outputs, parallel
+from ddpm_jax.data.low_res import read_low_res
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.errors import UserError, run_script
-from ddpm_jax.models import build_network
-from ddpm_jax.sampling.draw import choose_labels, make_drawer
+from ddpm_jax.sampling import stages
 from ddpm_jax.training.metrics import progress
 
 
 @dataclass(frozen=True)
 class Args:
     workdir: Path  # the run folder that train.py wrote
-    num: int = 64  # how many samples
+    num: int | None = None  # how many samples; None: 64, or as many as --low-res has
     seed: int = 0  # of the noise, and of random labels
     labels: str = ""  # 3,7 (in turn), all (in turn) or random; for models with classes
     sampler: Literal["ddpm", "ddim"] | None = None  # None: the run's own; so for those below
     steps: str | None = None  # 250, 10,15,20 (a section each), ddim50; with another sampler: all
     eta: float | None = None  # DDIM's noise, 0 to 1
     batch_size: int | None = None  # samples drawn at once
-    frames: int = 0  # moments of the chain to show in pictures; 0: none
+    low_res: Path | None = None  # images to enlarge: a folder, or samples.npz or its folder
+    upsampler: Path | None = None  # run folder of the model that enlarges the samples
+    upsampler_steps: str | None = None  # as --steps, of the upsampler; None: its run's own
+    frames: int = 0  # moments of the chain, an upsampler's if there is one, in pictures; 0: none
     out: Path | None = None  # folder for what is drawn; None: WORKDIR/drawn
 
 
 def main() -> None:
     args = cli.parse(Args, sys.argv[1:], description=__doc__)
     cli.start_logging()
-    config = config_json.read_config(args.workdir / "config.json")
-    chosen = {name: getattr(args, name) for name in ("sampler", "steps", "eta", "batch_size")}
-    chosen = {name: value for name, value in chosen.items() if value is not None}
-    if args.sampler not in (None, config.sample.sampler):
-        chosen = {"steps": "", "eta": 0.0} | chosen  # the run's own suit its own sampler
-    config = dataclasses.replace(config, sample=dataclasses.replace(config.sample, **chosen))
-    try:
-        check(config)
-    except UserError as error:
-        raise UserError(str(error).replace("--sample.", "--")) from None
     for option, value, least in (
-        ("num", args.num, 1),
+        ("num", 1 if args.num is None else args.num, 1),
         ("seed", args.seed, 0),
         ("frames", args.frames, 0),
     ):
         if not least <= value < 2**32:
             raise UserError(f"--{option} {value}: must be at least {least} and below 2^32")
-    labels = choose_labels(args.labels, args.num, config.model.num_classes, args.seed)
 
-    # Devices, model, weights
-    parallel.use_every_core()
-    mesh = parallel.make_mesh(ParallelConfig(), config.sample.batch_size)
-    network = build_network(config)
-    draw = make_drawer(config, network, mesh, args.frames)
-    everywhere = jax.tree.map(lambda _: parallel.replicated(mesh), network.abstract)
-    loaded = checkpoint.load_ema(
-        args.workdir / "checkpoints", parallel.abstract_on(network.abstract, everywhere)
+    # The runs: one, or one and its upsampler
+    first = stages.read_settings(
+        args.workdir,
+        sampler=args.sampler,
+        steps=args.steps,
+        eta=args.eta,
+        batch_size=args.batch_size,
     )
+    stages.check_first(args.workdir, first, args.low_res)
+    runs = [(args.workdir, first)]
+    if args.upsampler is not None:
+        upsampler = stages.read_settings(
+            args.upsampler, steps=args.upsampler_steps, batch_size=args.batch_size
+        )
+        stages.check_upsampler(first, upsampler, args.upsampler)
+        runs.append((args.upsampler, upsampler))
+    elif args.upsampler_steps is not None:
+        raise UserError(f"--upsampler-steps {args.upsampler_steps}: there is no --upsampler")
+    *_, last = configs = [config for _, config in runs]
 
+    # What they are told: labels, and what the first one enlarges
+    num, low_res, given = args.num or 64, None, None
+    if args.low_res is not None:
+        num_classes = 0 if args.labels else max(config.model.num_classes for config in configs)
+        low_res, given = read_low_res(args.low_res, first.data, args.num, num_classes)
+        num = len(low_res)
+    labels = stages.stage_labels(args.labels, num, configs, args.seed, given)
+
+    # Devices and weights: all of them before the first chain, for that may take hours
+    parallel.use_every_core()
+    models = [
+        stages.load_stage(workdir, config, args.frames if config is last else 0)
+        for workdir, config in runs
+    ]
     out = args.out or args.workdir / "drawn"
-    outputs.make_folder(out)
+    outputs.make_folder(out, args.low_res)
 
-    # The chain
-    with progress(args.num, 0, "sample", f"step {loaded.step}") as bar:
-        drawn = draw(loaded.items["ema"], args.seed, labels, bar.update)
+    # The chains
+    for model, told in zip(models, labels, strict=True):
+        with progress(num, 0, "sample", f"step {model.step}") as bar:
+            drawn = model.draw(args.seed, told, bar.update, low_res)
+        if model is not models[-1]:
+            outputs.save_arrays(drawn, out / "base")
+            low_res = drawn.x
 
     # Files: points lie over those of the data
-    points = config.data.name == "s_curve"
-    reference = data.load_source(config.data).points if points else None
-    columns = outputs.grid_columns(args.num, config.model.num_classes, args.labels)
-    outputs.save_samples(drawn, out, reference, columns)
+    points = last.data.name == "s_curve"
+    reference = data.load_source(last.data).points if points else None
+    columns = outputs.grid_columns(drawn.labels, last.model.num_classes)
+    outputs.save_samples(drawn, out, reference, columns, low_res)
     if args.frames:
-        outputs.save_chain(drawn, build_diffusion(config.diffusion).schedule, out, reference)
-    print(f"{args.num} samples in {out}")
+        outputs.save_chain(drawn, build_diffusion(last.diffusion).schedule, out, reference)
+    print(f"{num} samples in {out}")
 
 
 if __name__ == "__main__":

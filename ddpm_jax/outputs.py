@@ -7,6 +7,7 @@ import numpy as np
 from ddpm_jax import visual
 from ddpm_jax.diffusion.schedules import NoiseSchedule
 from ddpm_jax.errors import UserError
+from ddpm_jax.files import replacing
 from ddpm_jax.sampling.draw import Drawn
 
 GRID_SAMPLES = 400  # more than this in one picture, nobody looks at
@@ -14,6 +15,7 @@ STRIP_SAMPLES = 4  # rows of the strip
 STRIP_MOMENTS = 10  # columns of the strip, panels of a row of points
 PICTURES = [
     "grid.png",
+    "low_res.png",
     *(f"{name}.{kind}" for name in ("chain", "forward", "reverse") for kind in ("png", "gif")),
 ]
 
@@ -35,14 +37,25 @@ def save_picture(
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def grid_columns(num: int, num_classes: int, turns: str) -> int | None:
+def grid_columns(labels: np.ndarray, num_classes: int) -> int | None:
     """Columns that put the samples of a class below each other, where classes come in turn."""
-    in_turn = turns in ("", "all") and 1 < num_classes <= 20 and num >= num_classes
+    in_turn = 1 < num_classes <= min(20, len(labels))
+    in_turn = in_turn and (labels == np.arange(len(labels)) % num_classes).all()
     return num_classes if in_turn else None
 
 
-def make_folder(out: Path) -> None:
-    """Makes the folder for samples; raises UserError if nothing can be written there."""
+def make_folder(out: Path, inputs: Path | None = None) -> None:
+    """Makes the folder for samples; raises UserError if nothing can be written there.
+
+    So too if samples in it would take the place of `inputs`, the images to enlarge; those in its
+    folder `base` are safe.
+    """
+    if inputs is not None:
+        inside, read = out.resolve(), inputs.expanduser().resolve()
+        if read in (inside, *inside.parents) or (
+            inside in read.parents and inside / "base" not in (read, *read.parents)
+        ):
+            raise UserError(f"--out {out} overlaps with --low-res {inputs}: choose another folder")
     probe = out / ".probe"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -52,24 +65,37 @@ def make_folder(out: Path) -> None:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from error
 
 
+def save_arrays(drawn: Drawn, folder: Path) -> None:
+    """Writes samples.npz, in the layout that the published evaluators read.
+
+    arr_0: uint8 images [N, H, W, C] or float32 points [N, D]; arr_1: int labels [N], if the model
+    is given any.
+    """
+    arrays = [drawn.x, drawn.labels] if drawn.labels.min() >= 0 else [drawn.x]
+    with replacing(folder / "samples.npz") as temporary, temporary.open("wb") as file:
+        np.savez(file, *arrays)
+
+
 def save_samples(
-    drawn: Drawn, out: Path, reference: np.ndarray | None = None, columns: int | None = None
+    drawn: Drawn,
+    out: Path,
+    reference: np.ndarray | None = None,
+    columns: int | None = None,
+    low_res: np.ndarray | None = None,
 ) -> None:
     """Writes samples.npz, grid.png and, for images, images/000000.png ... into the folder `out`.
 
-    samples.npz: arr_0, uint8 images [N, H, W, C] or float32 points [N, D]; arr_1, int labels [N] if
-    the model is given any. It is the layout that the published evaluators read. What an earlier
-    call wrote there goes first, so that the folder holds samples of one kind.
+    `low_res`: the images that were enlarged, a grid of their own, low_res.png. What an earlier call
+    wrote there goes first, so that the folder holds samples of one kind.
     """
     for old in [*out.glob(f"images/{'[0-9]' * 6}.png"), *(out / name for name in PICTURES)]:
         old.unlink(missing_ok=True)
-    arrays = [drawn.x, drawn.labels] if drawn.labels.min() >= 0 else [drawn.x]
-    temporary = out / ".samples.tmp.npz"
-    np.savez(temporary, *arrays)
-    temporary.replace(out / "samples.npz")
+    save_arrays(drawn, out)
     if drawn.x.ndim > 2:
         visual.save_images(drawn.x, out / "images")
     save_picture(drawn.x, out / "grid.png", reference, columns)
+    if low_res is not None:
+        save_picture(low_res, out / "low_res.png", None, columns)
 
 
 def save_chain(

@@ -230,7 +230,7 @@ OPTIONS = [
     (sample.main, "--num 3", "--workdir PATH"),
     (sample.main, "--workdir x --workdri y", r"Unrecognized options.*--workdir PATH"),
     (sample.main, "--workdir x --sampler plms", "invalid choice 'plms'.*'ddpm'"),
-    (sample.main, "--workdir x --num many", "--num: invalid literal for int.*'many'"),
+    (sample.main, "--workdir x --num many", r"--num: .*invalid literal for int.*'many'"),
 ]
 
 

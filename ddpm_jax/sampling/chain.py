@@ -1,14 +1,14 @@
 """The whole reverse chain as one jitted program.
 
-Sample i is a function of (seed, i, label) alone: it has a key of its own, whatever the batch it
-is drawn in. The bounds of the chain are arguments of the program, so the same executable runs it
-whole, or in slices between which a progress bar moves.
+Sample i is a function of (seed, i, its condition) alone: it has a key of its own, whatever the
+batch it is drawn in. The bounds of the chain are arguments of the program, so the same executable
+runs it whole, or in slices between which a progress bar moves.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,10 @@ PROGRESS_SLICES = 50
 # Keeps the noise of sampling apart from that of training with the same seed.
 SAMPLING = 0x5A3B1E
 
-# apply(params, x_t, model_t, labels) -> [B, ...]
-Apply = Callable[[dict, jax.Array, jax.Array, jax.Array], jax.Array]
+# What a network is told besides x_t and t: any tree of arrays [B, ...], such as labels.
+Condition = Any
+# apply(params, x_t, model_t, condition) -> [B, ...]
+Apply = Callable[[dict, jax.Array, jax.Array, Condition], jax.Array]
 
 
 class Samples(NamedTuple):
@@ -34,9 +36,9 @@ class Samples(NamedTuple):
     kept_xstart: jax.Array
 
 
-def sample_keys(seed: int | jax.Array, index: jax.Array) -> jax.Array:
-    """A key for each sample, of its own index [B] alone."""
-    key = jax.random.fold_in(jax.random.key(seed), SAMPLING)
+def sample_keys(seed: int | jax.Array, index: jax.Array, stream: int = 0) -> jax.Array:
+    """A key for each sample, of its own index [B] and the stream of random numbers alone."""
+    key = jax.random.fold_in(jax.random.key(seed), SAMPLING + stream)
     return jax.vmap(partial(jax.random.fold_in, key))(index)
 
 
@@ -46,13 +48,15 @@ def make_sampler(
     apply: Apply,
     shape: tuple[int, ...],
     keep: Sequence[int] = (),
+    stream: int = 0,
 ) -> Callable[..., Samples]:
-    """A function `run(params, seed, index, labels, on_progress=None) -> Samples`.
+    """A function `run(params, seed, index, condition, on_progress=None) -> Samples`.
 
-    `shape` is that of one sample; `index`, `labels`: int32 [B], a label of -1 meaning none. `keep`
-    lists the distinct indices t, at most T-1, whose x_t and predicted x_0 come back, in its order.
-    `on_progress(n)` hears that n more steps are done, one slice of the chain behind, so that
-    the device never waits for it. B, not the values, decides whether `run` compiles.
+    `shape` is that of one sample; `index`: int32 [B]; `condition`: a tree of arrays [B, ...], which
+    `apply` gets as it is. `keep` lists the distinct indices t, at most T-1, whose x_t and predicted
+    x_0 come back, in its order. Chains of other streams use other random numbers of the same seed.
+    `on_progress(n)` hears that n more steps are done, one slice of the chain behind, so that the
+    device never waits for it. B, not the values, decides whether `run` compiles.
     """
     num_steps = diffusion.schedule.num_timesteps
     # The place of each step's state among those kept; len(keep) is out of bounds and so dropped.
@@ -61,14 +65,15 @@ def make_sampler(
 
     @jax.jit
     def start(seed: jax.Array, index: jax.Array) -> Samples:
-        keys = jax.vmap(partial(jax.random.fold_in, data=num_steps))(sample_keys(seed, index))
+        keys = sample_keys(seed, index, stream)
+        keys = jax.vmap(partial(jax.random.fold_in, data=num_steps))(keys)
         x = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
         kept = jnp.zeros((len(keep), *x.shape))
         return Samples(x, kept, kept.copy())
 
     @partial(jax.jit, donate_argnums=1)
-    def advance(params, state, seed, index, labels, first, last) -> tuple[Samples, jax.Array]:
-        keys = sample_keys(seed, index)
+    def advance(params, state, seed, index, condition, first, last) -> tuple[Samples, jax.Array]:
+        keys = sample_keys(seed, index, stream)
 
         def body(i: jax.Array, state: Samples) -> Samples:
             t = first - 1 - i
@@ -76,7 +81,7 @@ def make_sampler(
             noise = jax.vmap(lambda key: jax.random.normal(key, shape))(step_keys)
             new = step(
                 diffusion,
-                lambda x, model_t: apply(params, x, model_t, labels),
+                lambda x, model_t: apply(params, x, model_t, condition),
                 state.x,
                 jnp.full(index.shape, t),
                 noise,
@@ -96,7 +101,7 @@ def make_sampler(
         params: dict,
         seed: int,
         index: jax.Array,
-        labels: jax.Array,
+        condition: Condition,
         on_progress: Callable[[int], None] | None = None,
     ) -> Samples:
         seed = np.uint32(seed)
@@ -105,7 +110,7 @@ def make_sampler(
         bounds = np.linspace(num_steps, 0, slices + 1).astype(np.int32)
         running = None
         for first, last in pairwise(bounds):
-            state, done = advance(params, state, seed, index, labels, first, last)
+            state, done = advance(params, state, seed, index, condition, first, last)
             if on_progress is not None:
                 if running is not None:
                     running[0].block_until_ready()

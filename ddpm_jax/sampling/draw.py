@@ -65,12 +65,13 @@ def choose_labels(spec: str, num: int, num_classes: int, seed: int) -> np.ndarra
 def make_drawer(
     config: Config, network: Network, mesh: Mesh, frames: int = 0
 ) -> Callable[..., Drawn]:
-    """`draw(params, seed, labels, on_progress=None) -> Drawn`, by the settings of `config.sample`.
+    """`draw(params, seed, labels, on_progress=None, low_res=None) -> Drawn`, by `config.sample`.
 
     Samples 0..len(labels)-1 are drawn in batches of one size, the last one filled up, so that one
     program serves all. `frames` is how many moments of the chain come back; `on_progress(n)` hears
-    that n more samples, or a fraction of one, are done. Raises UserError for steps that are no
-    respacing.
+    that n more samples, or a fraction of one, are done. `low_res`: uint8 [N, h, w, C], what a
+    super-resolution model enlarges, and given to no other. Sample i depends on the seed, i, its
+    label and its `low_res` alone. Raises UserError for steps that are no respacing.
     """
     sample = config.sample
     diffusion = build_diffusion(config.diffusion, sample.steps)
@@ -82,7 +83,10 @@ def make_drawer(
     shape = data_shape(config)
     points = len(shape) == 1
     keep = kept_by_noise(schedule, frames) if points else evenly_kept(num_steps, frames)
-    run = make_sampler(diffusion, step, network.apply, shape, keep)
+    # A cascade draws all its stages with one seed; the noise of each must be its own, and that of
+    # a small image is what noise of a larger one begins with.
+    side = config.data.low_res_size
+    run = make_sampler(diffusion, step, partial(_apply, network), shape, keep, stream=side)
     finished = np.asarray if points else to_uint8
     devices = mesh.devices.size
     size = -(-sample.batch_size // devices) * devices
@@ -92,15 +96,23 @@ def make_drawer(
         seed: int,
         labels: Sequence[int],
         on_progress: Callable[[float], None] | None = None,
+        low_res: np.ndarray | None = None,
     ) -> Drawn:
+        condition = {"label": np.asarray(labels, np.int32)}
+        if side:
+            if low_res is None or low_res.shape != (len(labels), side, side, shape[-1]):
+                raise ValueError(f"low_res must be [{len(labels)}, {side}, {side}, {shape[-1]}]")
+            condition["low_res"] = low_res
         x, kept = [], []
         for start in range(0, len(labels), size):
             real = min(size, len(labels) - start)
             index = np.arange(start, start + size, dtype=np.int32)
-            batch_labels = np.resize(labels[start : start + real], size).astype(np.int32)
-            index, batch_labels = jax.device_put((index, batch_labels), batch_sharding(mesh))
+            batch = {
+                name: _filled(of[start : start + real], size) for name, of in condition.items()
+            }
+            index, batch = jax.device_put((index, batch), batch_sharding(mesh))
             told = None if on_progress is None else partial(_tell, on_progress, real / num_steps)
-            out = run(params, seed, index, batch_labels, told)
+            out = run(params, seed, index, batch, told)
             x.append(finished(out.x)[:real])
             if points or start < FRAME_SAMPLES:
                 kept.append([finished(k)[:, :real] for k in (out.kept_x, out.kept_xstart)])
@@ -108,11 +120,23 @@ def make_drawer(
         kept_x, kept_xstart = (np.concatenate(k, axis=1) for k in zip(*kept, strict=True))
         if not points:
             kept_x, kept_xstart = kept_x[:, :FRAME_SAMPLES], kept_xstart[:, :FRAME_SAMPLES]
-        return Drawn(
-            np.concatenate(x), np.asarray(labels, np.int32), timesteps, kept_x, kept_xstart
-        )
+        return Drawn(np.concatenate(x), condition["label"], timesteps, kept_x, kept_xstart)
 
     return draw
+
+
+def _apply(
+    network: Network, params: Params, x: jax.Array, t: jax.Array, condition: dict[str, jax.Array]
+) -> jax.Array:
+    if "low_res" not in condition:
+        return network.apply(params, x, t, condition["label"])
+    return network.apply(params, x, t, condition["label"], None, condition["low_res"])
+
+
+def _filled(batch: np.ndarray, size: int) -> np.ndarray:
+    """The first examples again until there are `size`; pixels become float32 in [-1, 1]."""
+    batch = np.take(batch, np.arange(size), axis=0, mode="wrap")
+    return batch.astype(np.float32) / 127.5 - 1 if batch.dtype == np.uint8 else batch
 
 
 def _tell(on_progress: Callable[[float], None], samples_per_step: float, steps: int) -> None:

@@ -141,6 +141,36 @@ def test_samples_with_different_indices_are_uncorrelated(run):
     assert flat.var() == pytest.approx(1, abs=0.05)
 
 
+def test_a_condition_is_any_tree_of_arrays():
+    def told(params, x, t, condition):
+        return cheap_model(params, x + condition["image"], t, condition["label"])
+
+    run = make_sampler(Diffusion(SHORT), ancestral_step, told, SHAPE)
+    index, condition = np.arange(8), {"label": np.arange(8) % 3, "image": np.zeros((8, *SHAPE))}
+    plain = run(PARAMS, 0, index, condition).x
+    np.testing.assert_array_equal(plain, short_sampler()(PARAMS, 0, index, condition["label"]).x)
+    condition["image"][5] = 0.3
+    changed = np.abs(run(PARAMS, 0, index, condition).x - plain).max(axis=(1, 2, 3))
+    assert changed[5] > 1e-2 and np.delete(changed, 5).max() == 0
+
+
+def test_streams_of_a_seed_are_independent():
+    def noise(shape, stream):
+        keys = sample_keys(0, np.arange(256), stream)
+        return jax.vmap(lambda key: jax.random.normal(key, shape))(keys).reshape(256, -1)[:, :32]
+
+    small, same, other = noise(SHAPE, 0), noise((8, 8, 2), 0), noise((8, 8, 2), 4)
+    # Noise of a small image is what noise of a larger one begins with: the reason for streams.
+    np.testing.assert_array_equal(small, same)
+    assert abs((small * other).mean()) < 4 / np.sqrt(small.size)
+
+
+def test_another_stream_draws_other_samples(run):
+    args = PARAMS, 0, np.arange(4), np.zeros(4, int)
+    difference = np.abs(run(*args).x - short_sampler(stream=4)(*args).x)
+    assert np.all(difference.max(axis=(1, 2, 3)) > 1e-3)
+
+
 def test_every_number_of_devices_gives_the_same_samples():
     run = short_sampler(keep=[23])
     index, labels = np.arange(16), np.arange(16) % 3

@@ -1,0 +1,119 @@
+"""The models that a command draws with: one run's, or a cascade whose later ones enlarge."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from ddpm_jax import checkpoint, config_json, parallel
+from ddpm_jax.config import Config, ParallelConfig, check
+from ddpm_jax.errors import UserError
+from ddpm_jax.models import build_network
+from ddpm_jax.sampling.draw import Drawn, choose_labels, make_drawer
+
+
+class Stage(NamedTuple):
+    """A run's model with its weights: `draw(seed, labels, on_progress=None, low_res=None)`."""
+
+    draw: Callable[..., Drawn]
+    step: int  # of the checkpoint
+
+
+def read_settings(workdir: Path, **chosen: str | float | None) -> Config:
+    """The config of a run, with fields of its `sample` section replaced by those that aren't None.
+
+    A sampler other than the run's own takes its whole chain at eta 0, for the run's suit its own.
+    Raises UserError, naming options without their section.
+    """
+    config = config_json.read_config(workdir / "config.json")
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    if chosen.get("sampler", config.sample.sampler) != config.sample.sampler:
+        chosen = {"steps": "", "eta": 0.0} | chosen
+    config = dataclasses.replace(config, sample=dataclasses.replace(config.sample, **chosen))
+    try:
+        check(config)
+    except UserError as error:
+        raise UserError(str(error).replace("--sample.", "--")) from None
+    if config.model.kind == "classifier":
+        raise UserError(f"{workdir} is the run of a classifier, which draws nothing")
+    return config
+
+
+def load_stage(workdir: Path, config: Config, frames: int = 0) -> Stage:
+    """The averaged weights of a run on all devices that divide a batch; raises UserError."""
+    mesh = parallel.make_mesh(ParallelConfig(), config.sample.batch_size)
+    network = build_network(config)
+    try:
+        draw = make_drawer(config, network, mesh, frames)
+    except UserError as error:  # of steps: it does not say whose
+        raise UserError(f"{workdir}: {error}") from error
+    everywhere = jax.tree.map(lambda _: parallel.replicated(mesh), network.abstract)
+    loaded = checkpoint.load_ema(
+        workdir / "checkpoints", parallel.abstract_on(network.abstract, everywhere)
+    )
+    return Stage(partial(draw, loaded.items["ema"]), loaded.step)
+
+
+def check_first(workdir: Path, config: Config, low_res: Path | None) -> None:
+    """Raises UserError unless a run is given images if, and only if, it enlarges some."""
+    side = config.data.low_res_size
+    if side and low_res is None:
+        raise UserError(
+            f"--workdir {workdir} enlarges images of {side}x{side}: give a folder of them or a "
+            f"samples.npz as --low-res, or have them drawn: --workdir BASE --upsampler {workdir}"
+        )
+    if low_res is not None and not side:
+        raise UserError(
+            f"--low-res {low_res}: the model of {workdir} enlarges nothing; leave it out, or name "
+            "a super-resolution run as --workdir"
+        )
+
+
+def check_upsampler(base: Config, upsampler: Config, folder: Path) -> None:
+    """Raises UserError unless `upsampler`, the run in `folder`, enlarges what `base` draws."""
+    data, side = upsampler.data, upsampler.data.low_res_size
+    if not side:
+        raise UserError(f"--upsampler {folder}: its model enlarges nothing; leave it out")
+    points = base.data.name == "s_curve"
+    draws = "points" if points else _images(base.data.image_size, base.data.channels)
+    takes = _images(side, data.channels)
+    if draws != takes:
+        raise UserError(f"--upsampler {folder} enlarges {takes}; --workdir draws {draws}")
+    classes = base.model.num_classes, upsampler.model.num_classes
+    if all(classes) and classes[0] != classes[1]:
+        raise UserError(
+            f"--upsampler {folder} has {classes[1]} classes, but the model of --workdir "
+            f"{classes[0]}; they must be the same"
+        )
+
+
+def stage_labels(
+    spec: str, num: int, configs: Sequence[Config], seed: int, given: np.ndarray | None
+) -> list[np.ndarray]:
+    """int32 [num] for each stage: the same for all with classes, -1 for those without.
+
+    `spec` says them as in `choose_labels`; without it `given`, the labels of the images that the
+    first stage enlarges; without either a first stage that enlarges nothing takes all in turn.
+    Raises UserError.
+    """
+    classes = [config.model.num_classes for config in configs]
+    if spec or not any(classes):
+        labels = choose_labels(spec, num, max(classes), seed)
+    elif given is not None:
+        labels = given
+    elif configs[0].data.low_res_size or not classes[0]:
+        raise UserError(
+            f"the model has {max(classes)} classes, and what it enlarges has no labels: "
+            "give --labels 3,7 (in turn), all (in turn) or random"
+        )
+    else:
+        labels = choose_labels("", num, classes[0], seed)
+    return [labels if n else np.full(num, -1, np.int32) for n in classes]
+
+
+def _images(side: int, channels: int) -> str:
+    return f"images of {side}x{side}x{channels}"

@@ -13,8 +13,8 @@ import jax
 from ddpm_jax import checkpoint, cli, config_json, data, outputs, parallel
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.errors import run_script
-from ddpm_jax.models import build_network, count_parameters
-from ddpm_jax.sampling.draw import choose_labels, make_drawer
+from ddpm_jax.models import Params, build_network, count_parameters
+from ddpm_jax.sampling.draw import make_drawer
 from ddpm_jax.training import run
 from ddpm_jax.training.metrics import MetricsLog, progress
 from ddpm_jax.training.state import TrainState, init_state, make_optimizer
@@ -38,7 +38,10 @@ def main() -> None:
     optimizer = make_optimizer(train)
 
     def initial() -> TrainState:
-        return init_state(network.init(jax.random.key(train.seed)), optimizer)
+        return started(network.init(jax.random.key(train.seed)))
+
+    def started(params: Params) -> TrainState:
+        return init_state(params, optimizer, config.diffusion)
 
     abstract = jax.eval_shape(initial)
     sharding = parallel.state_sharding(abstract, mesh)
@@ -55,12 +58,16 @@ def main() -> None:
 
     with checkpoint.Checkpoints(workdir / "checkpoints", train.keep_checkpoints) as checkpoints:
         # Restore
-        state = checkpoints.restore(parallel.abstract_on(abstract, sharding))
-        if state is None:
+        on_mesh = parallel.abstract_on(abstract, sharding)
+        state = checkpoints.restore(on_mesh)
+        if state is not None:
+            print(f"resumed after step {int(state.step)}")
+        elif (weights := checkpoints.restore_imported(on_mesh.params)) is not None:
+            state = jax.jit(started, out_shardings=sharding, donate_argnums=0)(weights)
+            print("starts from imported weights")
+        else:
             state = jax.jit(initial, out_shardings=sharding)()
         first = int(state.step)
-        if first:
-            print(f"resumed after step {first}")
 
         # Loop
         with (
@@ -85,9 +92,9 @@ def main() -> None:
                     log.scalars(step, numbers)
                     bar.set_postfix(run.shown(numbers), refresh=False)
                 if run.due(step, train.sample_every_steps, train.steps):
-                    labels = choose_labels("", config.sample.num, config.model.num_classes, seed=0)
-                    with progress(config.sample.num, 0, "sample", "samples", 10) as drawing:
-                        drawn = draw(state.ema, 0, labels, drawing.update)
+                    labels, low_res = run.picture_inputs(config, source)
+                    with progress(len(labels), 0, "sample", "samples", 10) as drawing:
+                        drawn = draw(state.ema, 0, labels, drawing.update, low_res)
                     picture = workdir / "samples" / f"step_{step:08d}.png"
                     log.image(
                         step, "samples", outputs.save_picture(drawn.x, picture, source.points)

@@ -5,13 +5,13 @@ and its folder is made. Pillow and matplotlib are imported where they are used.
 """
 
 import math
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from ddpm_jax.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,7 +112,7 @@ def save_gif(
     pages = [Image.fromarray(_flat(frame)) for frame in frames]
     durations = [max(20, round(100 * seconds / len(pages)) * 10)] * len(pages)
     durations[-1] += round(100 * hold_seconds) * 10
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         options = {"save_all": True, "append_images": pages[1:], "duration": durations, "loop": 0}
         pages[0].save(temporary, format="gif", **options)
 
@@ -204,23 +204,33 @@ def save_curves(records: Iterable[dict], path: str | Path) -> None:
     _save_figure(figure, path)
 
 
-@contextmanager
-def _replacing(path: str | Path) -> Iterator[Path]:
-    """A file beside `path` that takes its name once the block has ended well."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def save_bound(
+    timesteps: np.ndarray,
+    vb: np.ndarray,
+    xstart_mse: np.ndarray,
+    eps_mse: np.ndarray,
+    path: str | Path,
+) -> None:
+    """Draws the terms of the variational bound and the errors of x_0 and eps by t, each [T]."""
+    figure = _figure(10, 4)
+    left, right = figure.add_axes((0.08, 0.14, 0.4, 0.74)), figure.add_axes((0.57, 0.14, 0.4, 0.74))
+    left.plot(timesteps, vb, color=INK, linewidth=1.4)
+    left.set(xlabel="t", ylabel="bits per dimension", title="terms of the variational bound")
+    right.plot(timesteps, xstart_mse, color=BLUE, linewidth=1.4, label="$x_0$")
+    right.plot(timesteps, eps_mse, color=RED, linewidth=1.4, label=r"$\epsilon$")
+    right.set(xlabel="t", title="mean squared error")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.set_yscale("log")
+        axes.grid(color=PALE, linewidth=0.6, alpha=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    _save_figure(figure, path)
 
 
 def _save_png(image: np.ndarray, path: str | Path) -> None:
     from PIL import Image
 
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         Image.fromarray(_flat(image)).save(temporary, format="png")
 
 
@@ -241,7 +251,7 @@ def _figure(width_inches: float, height_inches: float) -> "Figure":
 
 
 def _save_figure(figure: "Figure", path: str | Path) -> None:
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ddpm_jax.files import replacing
+
 
 class MetricsLog(AbstractContextManager):
     """Appends to `workdir`/metrics.jsonl and `workdir`/tensorboard; a context manager.
@@ -99,15 +101,10 @@ def _rewind(path: Path, start_step: int) -> None:
         if (record.get("step") or 0) <= start_step and record.get("event") != "finished"
     ]
     text = "".join(json.dumps(record) + "\n" for record in kept)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _jsonable(value: Any) -> Any:

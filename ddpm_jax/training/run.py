@@ -7,10 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddpm_jax import config_json, visual
+from ddpm_jax import checkpoint, config_json, visual
 from ddpm_jax.config import Config, TrainConfig
-from ddpm_jax.data import Source
+from ddpm_jax.data import Source, first_images, shrink
 from ddpm_jax.errors import RunError, UserError
+from ddpm_jax.files import replacing
+from ddpm_jax.sampling.draw import choose_labels
 from ddpm_jax.training.metrics import MetricsLog, read_records
 from ddpm_jax.training.state import TrainState, sha256
 from ddpm_jax.training.step import QUARTERS, Metrics
@@ -20,22 +22,43 @@ QUIET_STEPS = 100
 
 
 def claim(workdir: Path, config: Config) -> None:
-    """Writes the config into a new run folder; raises UserError if it holds another run."""
+    """Writes the config into a new run folder; raises UserError if it holds another run.
+
+    A folder of imported weights takes any config of the same network, until training saves its
+    first checkpoint there.
+    """
     path = workdir / "config.json"
     if path.exists():
-        changed = config_json.differences(config, config_json.read_config(path))
+        old = config_json.read_config(path)
+        changed = config_json.differences(config, old)
+        wanted = "give the settings it was started with"
+        if checkpoint.only_imported(workdir / "checkpoints"):
+            changed = _of_the_network(changed, config, old)
+            wanted = "import its weights anew with --model CONFIG"
         if changed:
             raise UserError(
                 f"{workdir} holds a run of another config ({', '.join(changed)}): choose another "
-                "--workdir, or give the settings it was started with"
+                f"--workdir, or {wanted}"
             )
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(".config.json.tmp")
-        temporary.write_text(config_json.to_json(config))
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text(config_json.to_json(config))
     except OSError as error:
         raise UserError(f"--workdir {workdir} cannot be written: {error.strerror}") from error
+
+
+def _of_the_network(changed: list[str], new: Config, old: Config) -> list[str]:
+    """Those of `config_json.differences` that imported weights would not survive."""
+    learned = [config.diffusion.variance.startswith("learned") for config in (new, old)]
+    free = {"model.dropout", "model.dtype"}
+    fixed = {"data.image_size", "data.channels", "data.low_res_size"}
+    fixed |= {"diffusion.variance"} if learned[0] != learned[1] else set()
+    names = {phrase: phrase.split()[0] for phrase in changed}
+    return [
+        phrase
+        for phrase, name in names.items()
+        if name in fixed or (name.startswith("model.") and name not in free)
+    ]
 
 
 def check_labels(config: Config, num_classes: int) -> None:
@@ -47,6 +70,19 @@ def check_labels(config: Config, num_classes: int) -> None:
             f"--model.num-classes {wanted}: {config.data.name} {has}; "
             f"set it to {num_classes}{' (unconditional)' if not num_classes else ''}"
         )
+
+
+def picture_inputs(config: Config, source: Source) -> tuple[np.ndarray, np.ndarray | None]:
+    """Labels of the pictures drawn in training, and what a super-resolution model enlarges there.
+
+    That is the first training images, their squares of pixels averaged: uint8 [N, h, w, C].
+    """
+    classes, num = config.model.num_classes, config.sample.num
+    if not config.data.low_res_size:
+        return choose_labels("", num, classes, seed=0), None
+    images, labels = first_images(source, config.data, num)
+    low_res = shrink(images, config.data.low_res_size)
+    return labels if classes else np.full_like(labels, -1), low_res
 
 
 def due(step: int, every: int, steps: int) -> bool:
@@ -87,11 +123,16 @@ class Window:
         rate = self._timed_steps * self._config.batch_size / seconds if self._timed_steps else 0.0
         # A skipped step's loss is not finite; the others still say how training goes.
         good = metrics["skipped"] == 0
-        counts = metrics["quarter_count"][good].sum(0)
-        sums = metrics["quarter_loss"][good].sum(0)
+        weight = metrics["quarter_weight"][good].sum(0)
+        sums = {name: by[good].sum(0) for name, by in metrics["quarter_sums"].items()}
         numbers = {
-            "loss": _mean(metrics["loss"][good]),
-            **{f"loss_q{q}": sums[q] / counts[q] for q in range(QUARTERS) if counts[q]},
+            **{name: _mean(metrics[name][good]) for name in sums},
+            **{
+                f"{name}_q{q}": by[q] / weight[q]
+                for name, by in sums.items()
+                for q in range(QUARTERS)
+                if weight[q]
+            },
             "grad_norm": _mean(metrics["grad_norm"][good]),
             "learning_rate": metrics["learning_rate"][-1],
             "images_per_second": rate,

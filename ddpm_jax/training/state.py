@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ddpm_jax.config import TrainConfig
+from ddpm_jax.config import DiffusionConfig, TrainConfig
+from ddpm_jax.diffusion.timesteps import LossHistory, empty_history
 from ddpm_jax.models import Params
 
 
@@ -20,26 +21,34 @@ class TrainState(NamedTuple):
     ema: Params  # running average of params
     opt_state: optax.OptState
     skipped: jax.Array  # int32, non-finite steps in a row until now
+    loss_history: LossHistory | None  # of the sampler of t that follows the loss
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(
+    params: Params, optimizer: optax.GradientTransformation, diffusion: DiffusionConfig
+) -> TrainState:
     """The state before the first step; the average starts at the parameters."""
     zero = jnp.zeros((), jnp.int32)
     ema = jax.tree.map(jnp.copy, params)  # a buffer of its own, for the state is donated
-    return TrainState(zero, params, ema, optimizer.init(params), zero.copy())
+    follows = diffusion.timestep_sampler == "loss_second_moment"
+    history = empty_history(diffusion.timesteps) if follows else None
+    return TrainState(zero, params, ema, optimizer.init(params), zero.copy(), history)
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:
-    """Step -> learning rate: a linear warm-up, then constant or falling to 0 at the last step."""
+    """Step -> learning rate: a linear warm-up, then constant or falling to 0 at the end.
+
+    The linear fall begins with the third step, as in ADM's code: the first two use the whole rate.
+    """
 
     def schedule(step: jax.Array) -> jax.Array:
         warmup = jnp.minimum((step + 1) / max(config.warmup_steps, 1), 1.0)
-        done = jnp.clip(step / max(config.steps, 1), 0.0, 1.0)
+        steps = max(config.steps, 1)
         match config.learning_rate_decay:
             case "linear":
-                decay = 1 - done
+                decay = 1 - jnp.clip((step - 1) / steps, 0.0, 1.0)
             case "cosine":
-                decay = 0.5 * (1 + jnp.cos(jnp.pi * done))
+                decay = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(step / steps, 0.0, 1.0)))
             case _:
                 decay = 1.0
         return config.learning_rate * warmup * decay
@@ -57,9 +66,10 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.gradient_clip_norm), adam)
 
 
-def ema_decay(step: jax.Array, decay: float) -> jax.Array:
-    """min(decay, (1 + step) / (10 + step)): the average forgets its start quickly."""
-    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+def ema_decay(step: jax.Array, config: TrainConfig) -> jax.Array:
+    """`ema_decay`, at first (1 + step) / (10 + step) so that the average forgets its start."""
+    warmup = (1.0 + step) / (10.0 + step) if config.ema_warmup else 1.0
+    return jnp.minimum(config.ema_decay, warmup)
 
 
 def sha256(tree: Any) -> str:

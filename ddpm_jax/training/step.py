@@ -11,16 +11,23 @@ import jax.numpy as jnp
 import optax
 
 from ddpm_jax.config import Config
-from ddpm_jax.diffusion.losses import sample_timesteps, simple_loss
 from ddpm_jax.diffusion.process import Diffusion
+from ddpm_jax.diffusion.timesteps import (
+    draw_timesteps,
+    sample_timesteps,
+    timestep_probabilities,
+    update_history,
+)
 from ddpm_jax.models import Network, Params
+from ddpm_jax.models.layers import downsample_mean
+from ddpm_jax.training.objectives import Examples, Objective, denoising
 from ddpm_jax.training.state import TrainState, ema_decay, learning_rate
 
 # Parts of the chain whose losses are told apart in the log.
 QUARTERS = 4
 
 Batch = dict[str, jax.Array]
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]
 
 
 def to_model_range(x: jax.Array) -> jax.Array:
@@ -39,79 +46,116 @@ def make_train_step(
     batch: {"x": uint8 [B, H, W, C] or float32 [B, D], "label": int32 [B]}. A step whose loss or
     gradient is not finite leaves all but the counters as they were.
     """
-    train, num_timesteps = config.train, diffusion.schedule.num_timesteps
-    parts = train.grad_accumulation_steps
-
-    def loss_fn(params: Params, drawn: Batch, dropout_key: jax.Array) -> tuple[Any, Any]:
-        key = dropout_key if config.model.dropout else None
-        losses = simple_loss(
-            diffusion,
-            lambda x, t: network.apply(params, x, t, drawn["label"], key),
-            drawn["x"],
-            drawn["t"],
-            drawn["noise"],
-            config.diffusion.loss,
-        )
-        return losses.mean(), losses
+    num_timesteps = diffusion.schedule.num_timesteps
+    update = make_update(config, num_timesteps, denoising(config, diffusion, network), optimizer)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(train.seed), state.step)
-        t_key, noise_key, label_key, dropout_key = jax.random.split(key, 4)
-        x = to_model_range(batch["x"])
-        antithetic = config.diffusion.timestep_sampler == "antithetic"
-        unlabelled = jax.random.bernoulli(label_key, config.diffusion.label_dropout, (len(x),))
-        drawn = {
-            "x": x,
-            "label": jnp.where(unlabelled, -1, batch["label"]),
-            "t": sample_timesteps(t_key, len(x), num_timesteps, antithetic),
-            "noise": jax.random.normal(noise_key, x.shape),
-        }
-
-        gradient = jax.value_and_grad(loss_fn, has_aux=True)
-        if parts == 1:
-            (loss, losses), grads = gradient(state.params, drawn, dropout_key)
-        else:
-            (loss, losses), grads = _accumulate(gradient, state.params, drawn, dropout_key, parts)
-
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        decay = ema_decay(state.step, train.ema_decay)
-        ema = jax.tree.map(lambda a, p: a * decay + p * (1 - decay), state.ema, params)
-
-        grad_norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        new = TrainState(state.step, params, ema, opt_state, jnp.zeros_like(state.skipped))
-        old = state._replace(skipped=state.skipped + 1)
-        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-        quarter = jax.nn.one_hot(drawn["t"] * QUARTERS // num_timesteps, QUARTERS)
-        metrics = {
-            "loss": loss,
-            "grad_norm": grad_norm,
-            "learning_rate": learning_rate(train)(state.step),
-            "quarter_loss": losses @ quarter,
-            "quarter_count": quarter.sum(axis=0),
-            "skipped": new.skipped,
-        }
-        return new._replace(step=state.step + 1), metrics
+        key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
+        *keys, dropout_key = jax.random.split(key, 4)
+        examples = draw_examples(config, num_timesteps, state, batch, keys)
+        return update(state, examples, dropout_key)
 
     return step
 
 
+def draw_examples(
+    config: Config, num_timesteps: int, state: TrainState, batch: Batch, keys: list[jax.Array]
+) -> Examples:
+    """Timesteps, noise, and what the network is told, for each image of a batch."""
+    t_key, noise_key, label_key = keys
+    x = to_model_range(batch["x"])
+    unlabelled = jax.random.bernoulli(label_key, config.diffusion.label_dropout, (len(x),))
+    if config.diffusion.timestep_sampler == "loss_second_moment":
+        uniform = jax.random.uniform(t_key, (len(x),))
+        t, weight = draw_timesteps(uniform, timestep_probabilities(state.loss_history))
+    else:
+        sampler = config.diffusion.timestep_sampler
+        t = sample_timesteps(t_key, len(x), num_timesteps, sampler)
+        weight = jnp.ones(len(x))
+    examples = {
+        "x": x,
+        "label": jnp.where(unlabelled, -1, batch["label"]),
+        "t": t,
+        "weight": weight,
+        "noise": jax.random.normal(noise_key, x.shape),
+    }
+    if config.data.low_res_size:
+        factor = config.data.image_size // config.data.low_res_size
+        examples["low_res"] = downsample_mean(x, factor)
+    return examples
+
+
+def make_update(
+    config: Config,
+    num_timesteps: int,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+) -> Callable[[TrainState, Examples, jax.Array], tuple[TrainState, Metrics]]:
+    """`update(state, examples, dropout_key) -> (state, metrics)`: all of a step but the draws."""
+    train, parts = config.train, config.train.grad_accumulation_steps
+
+    def loss_fn(params: Params, examples: Examples, dropout_key: jax.Array) -> tuple[Any, Any]:
+        key = dropout_key if config.model.dropout else None
+        numbers = objective(params, examples, key)
+        return jnp.mean(numbers["loss"] * examples["weight"]), numbers
+
+    def update(
+        state: TrainState, examples: Examples, dropout_key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        gradient = jax.value_and_grad(loss_fn, has_aux=True)
+        if parts == 1:
+            (loss, numbers), grads = gradient(state.params, examples, dropout_key)
+        else:
+            (loss, numbers), grads = _accumulate(
+                gradient, state.params, examples, dropout_key, parts
+            )
+
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = ema_decay(state.step, train)
+        ema = jax.tree.map(lambda a, p: a * decay + p * (1 - decay), state.ema, params)
+        history = state.loss_history
+        if history is not None:
+            history = update_history(history, examples["t"], numbers["loss"])
+
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        skipped = jnp.zeros_like(state.skipped)
+        new = TrainState(state.step, params, ema, opt_state, skipped, history)
+        old = state._replace(skipped=state.skipped + 1)
+        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+        quarter = jax.nn.one_hot(examples["t"] * QUARTERS // num_timesteps, QUARTERS)
+        quarter *= examples["weight"][:, None]
+        metrics = {
+            **{name: jnp.mean(number * examples["weight"]) for name, number in numbers.items()},
+            "grad_norm": grad_norm,
+            "learning_rate": learning_rate(train)(state.step),
+            "skipped": new.skipped,
+            "quarter_sums": {name: number @ quarter for name, number in numbers.items()},
+            "quarter_weight": quarter.sum(axis=0),
+        }
+        return new._replace(step=state.step + 1), metrics
+
+    return update
+
+
 def _accumulate(
-    gradient: Callable, params: Params, drawn: Batch, dropout_key: jax.Array, parts: int
-) -> tuple[tuple[jax.Array, jax.Array], Params]:
+    gradient: Callable, params: Params, examples: Examples, dropout_key: jax.Array, parts: int
+) -> tuple[tuple[jax.Array, dict[str, jax.Array]], Params]:
     """Mean loss and gradient over `parts` micro-batches, one after the other.
 
     Example i goes to micro-batch i % parts, so that each is spread over all devices without moving
     an example.
     """
-    micro = jax.tree.map(lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1), drawn)
+    micro = jax.tree.map(lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1), examples)
 
-    def body(total: Any, part: tuple[jax.Array, Batch]) -> tuple[Any, jax.Array]:
-        i, examples = part
-        (loss, losses), grads = gradient(params, examples, jax.random.fold_in(dropout_key, i))
-        return jax.tree.map(lambda a, b: a + b / parts, total, (loss, grads)), losses
+    def body(total: Any, part: tuple[jax.Array, Batch]) -> tuple[Any, dict[str, jax.Array]]:
+        i, few = part
+        (loss, numbers), grads = gradient(params, few, jax.random.fold_in(dropout_key, i))
+        return jax.tree.map(lambda a, b: a + b / parts, total, (loss, grads)), numbers
 
     zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-    (loss, grads), losses = jax.lax.scan(body, zero, (jnp.arange(parts), micro))
-    return (loss, losses.swapaxes(0, 1).reshape(-1)), grads
+    (loss, grads), numbers = jax.lax.scan(body, zero, (jnp.arange(parts), micro))
+    numbers = jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(-1), numbers)
+    return (loss, numbers), grads

@@ -16,8 +16,8 @@ def metrics(loss: float = 1.0, skipped: int = 0) -> dict:
         "loss": jnp.asarray(loss),
         "grad_norm": jnp.asarray(2.0),
         "learning_rate": jnp.asarray(0.1),
-        "quarter_loss": jnp.array([3.0, 0.0, 1.0, 0.0]),
-        "quarter_count": jnp.array([2.0, 0.0, 2.0, 0.0]),
+        "quarter_sums": {"loss": jnp.array([3.0, 0.0, 1.0, 0.0])},
+        "quarter_weight": jnp.array([2.0, 0.0, 2.0, 0.0]),
         "skipped": jnp.asarray(skipped),
     }
 

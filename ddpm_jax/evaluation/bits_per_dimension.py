@@ -1,0 +1,188 @@
+"""The variational bound of a run over a set of images, in bits per dimension, batch by batch.
+
+Each batch leaves a file, so that an evaluation that was stopped goes on at its next batch. Example
+i gets the noise of (seed, i, t), whatever the batch that it comes in.
+"""
+
+import json
+import math
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ddpm_jax import visual
+from ddpm_jax.config import Config, DataConfig
+from ddpm_jax.data import Source, ordered_batches
+from ddpm_jax.diffusion import build_diffusion
+from ddpm_jax.diffusion.likelihood import Bound, variational_bound
+from ddpm_jax.errors import UserError
+from ddpm_jax.files import replacing
+from ddpm_jax.models import Network, Params
+from ddpm_jax.models.layers import downsample_mean
+from ddpm_jax.parallel import batch_sharding
+from ddpm_jax.training.step import to_model_range
+
+# Keeps the noise of an evaluation apart from that of training and sampling with the same seed.
+EVALUATION = 0xB9D
+PROGRESS_SLICES = 50
+BY_TIMESTEP = ("vb", "xstart_mse", "eps_mse")
+
+Batch = dict[str, Any]  # "x": uint8 [B, H, W, C]; "label", "index": int32 [B]
+
+
+def make_bound(
+    config: Config, network: Network, mesh: Mesh, steps: str, seed: int
+) -> Callable[..., Bound]:
+    """`bound(params, batch, on_progress=None) -> Bound` over the chain that `steps` keeps.
+
+    `on_progress(share)` hears that a further share of the chain is done. Raises UserError for steps
+    that are no respacing.
+    """
+    diffusion = build_diffusion(config.diffusion, steps)
+    num_steps = diffusion.schedule.num_timesteps
+    small = config.data.low_res_size
+
+    @jax.jit
+    def bound_at(params: Params, batch: Batch, timesteps: jax.Array) -> Bound:
+        x = to_model_range(batch["x"])
+        low_res = (downsample_mean(x, config.data.image_size // small),) if small else ()
+        key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["index"])
+
+        def noise(t: jax.Array) -> jax.Array:
+            at_t = jax.vmap(lambda key: jax.random.fold_in(key, t))(keys)
+            return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(at_t)
+
+        def denoise(x_t: jax.Array, model_t: jax.Array) -> jax.Array:
+            return network.apply(params, x_t, model_t, batch["label"], None, *low_res)
+
+        return variational_bound(diffusion, denoise, x, noise, timesteps=timesteps)
+
+    # Equal parts of the chain, the last one filled up, so that one program serves all.
+    length = math.ceil(num_steps / PROGRESS_SLICES)
+    count = math.ceil(num_steps / length)
+    parts = np.minimum(np.arange(count * length), num_steps - 1).reshape(count, length)
+
+    def bound(
+        params: Params, batch: Batch, on_progress: Callable[[float], None] | None = None
+    ) -> Bound:
+        batch = jax.device_put(batch, batch_sharding(mesh))
+        found = []
+        for timesteps in parts:
+            found.append(bound_at(params, batch, timesteps))
+            if on_progress is not None and len(found) > 1:  # one part behind: no waiting
+                jax.block_until_ready(found[-2])
+                on_progress(1 / count)
+        found = jax.device_get(found)
+        if on_progress is not None:
+            on_progress(1 / count)
+        terms = {
+            name: np.concatenate([getattr(part, name) for part in found], axis=1)[:, :num_steps]
+            for name in BY_TIMESTEP
+        }
+        prior = found[0].prior_bpd
+        return Bound(prior + terms["vb"].sum(axis=1), prior, **terms)
+
+    return bound
+
+
+def claim(out: Path, settings: dict[str, Any]) -> None:
+    """Makes the folder of an evaluation; raises UserError if it holds another one's results."""
+    path = out / "settings.json"
+    try:
+        (out / "parts").mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(settings, indent=2) + "\n")
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"--out {out} cannot be used: {error}") from error
+    changed = [
+        f"{name} {found.get(name)} -> {value}"
+        for name, value in settings.items()
+        if found.get(name) != value
+    ]
+    if changed:
+        raise UserError(
+            f"{out} holds results of other settings ({', '.join(changed)}): name another --out"
+        )
+
+
+def evaluate(
+    bound: Callable[..., Bound],
+    params: Params,
+    source: Source,
+    data: DataConfig,
+    num: int,
+    batch_size: int,
+    out: Path,
+    on_progress: Callable[[float], None],
+) -> Bound:
+    """The bound of the first `num` examples, [N] and [N, T]; batches that `out` holds are read.
+
+    `on_progress(n)` hears that n more examples, or a fraction of one, are done.
+    """
+    found, first = [], 0
+    for batch in ordered_batches(source, data, batch_size, num):
+        real = len(batch["x"])
+        path = out / "parts" / f"{first:08d}_{real}.npz"
+        part = _read(path)
+        if part is None:
+            filled = {
+                name: np.resize(value, (batch_size, *value.shape[1:]))
+                for name, value in batch.items()
+            }
+            filled["index"] = np.arange(first, first + batch_size, dtype=np.int32)
+            part = bound(params, filled, partial(_tell, on_progress, real))
+            part = Bound(*(values[:real] for values in part))
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                np.savez(file, **part._asdict())
+        else:
+            on_progress(real)
+        found.append(part)
+        first += real
+    return Bound(*(np.concatenate(values) for values in zip(*found, strict=True)))
+
+
+def report(found: Bound, timesteps: np.ndarray, out: Path) -> str:
+    """Writes bpd.json and bpd.png, the terms by timestep; returns a line that sums them up.
+
+    `timesteps` [T] are those of the chain of training at which the terms were taken.
+    """
+    count = len(found.total_bpd)
+    by_t = {name: getattr(found, name).mean(axis=0) for name in BY_TIMESTEP}
+    numbers = {
+        "examples": count,
+        "total_bpd": float(found.total_bpd.mean()),
+        "total_bpd_standard_error": float(found.total_bpd.std() / math.sqrt(count)),
+        "prior_bpd": float(found.prior_bpd.mean()),
+        "timesteps": timesteps.tolist(),
+        **{name: values.astype(float).tolist() for name, values in by_t.items()},
+    }
+    with replacing(out / "bpd.json") as temporary:
+        temporary.write_text(json.dumps(numbers, indent=2) + "\n")
+    visual.save_bound(timesteps, *by_t.values(), out / "bpd.png")
+    return (
+        f"{numbers['total_bpd']:.4f} +- {numbers['total_bpd_standard_error']:.4f} bits per "
+        f"dimension ({count} examples; decoder {by_t['vb'][0]:.4f}, prior "
+        f"{numbers['prior_bpd']:.6f}): {out / 'bpd.png'}"
+    )
+
+
+def _tell(on_progress: Callable[[float], None], examples: int, share: float) -> None:
+    on_progress(examples * share)
+
+
+def _read(path: Path) -> Bound | None:
+    """What a part holds; None if it is not there, or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Bound(*(arrays[name] for name in Bound._fields))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None

@@ -1,0 +1,96 @@
+"""Measures how good a trained run is, by its averaged weights.
+
+    python evaluate.py --workdir runs/cifar10_iddpm --metrics bpd --split test --steps 250
+
+Kill it whenever you like: the same command goes on where it stopped.
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import jax
+
+from ddpm_jax import checkpoint, cli, config_json, data, parallel
+from ddpm_jax.config import ParallelConfig
+from ddpm_jax.diffusion import build_diffusion
+from ddpm_jax.errors import UserError, run_script
+from ddpm_jax.evaluation import bits_per_dimension
+from ddpm_jax.models import build_network
+from ddpm_jax.training.metrics import progress
+from ddpm_jax.training.run import check_labels
+
+
+@dataclass(frozen=True)
+class Args:
+    workdir: Path  # the run folder that train.py wrote
+    metrics: Literal["bpd"] = "bpd"  # bpd: the variational bound, in bits per dimension
+    checkpoint: int | None = None  # step of the checkpoint; None: the newest
+    split: str | None = None  # of the data, as in --data.split; None: that of training
+    num: int = 0  # how many examples, from the first; 0: all
+    steps: str = ""  # length of the chain, as in sample.py; "": all of it
+    seed: int = 0  # of the noise
+    batch_size: int = 64  # examples at once
+    data_dir: str | None = None  # folder of prepared TFDS sets; None: that of training
+    out: Path | None = None  # folder for the results; None: one in WORKDIR/evaluation
+
+
+def main() -> None:
+    args = cli.parse(Args, sys.argv[1:], description=__doc__)
+    cli.start_logging()
+    config = config_json.read_config(args.workdir / "config.json")
+    settings = config.data
+    if args.split is not None:
+        settings = replace(settings, split=args.split)
+    if args.data_dir is not None:
+        settings = replace(settings, dir=args.data_dir)
+    if config.model.kind != "unet":
+        raise UserError(
+            f"--metrics bpd is for models of images, not --model.kind {config.model.kind}"
+        )
+    for option, value, least in (
+        ("num", args.num, 0),
+        ("seed", args.seed, 0),
+        ("batch-size", args.batch_size, 1),
+    ):
+        if not least <= value < 2**32:
+            raise UserError(f"--{option} {value}: must be at least {least} and below 2^32")
+
+    # Devices, data, model, weights
+    parallel.use_every_core()
+    mesh = parallel.make_mesh(ParallelConfig(), args.batch_size)
+    source = data.load_source(settings)
+    check_labels(config, source.num_classes)
+    num = args.num or len(source)
+    if num > len(source):
+        raise UserError(f"--num {num}: {settings.name} has {len(source)} examples in this split")
+    network = build_network(config)
+    bound = bits_per_dimension.make_bound(config, network, mesh, args.steps, args.seed)
+    everywhere = jax.tree.map(lambda _: parallel.replicated(mesh), network.abstract)
+    loaded = checkpoint.load_ema(
+        args.workdir / "checkpoints",
+        parallel.abstract_on(network.abstract, everywhere),
+        args.checkpoint,
+    )
+
+    # The bound, a file a batch, and what it comes to
+    settings_of_results = {
+        "checkpoint": loaded.step,
+        "data": f"{settings.name} {settings.split}",
+        "steps": args.steps,
+        "seed": args.seed,
+    }
+    name = f"bpd_{settings.split}_{loaded.step:08d}" + (f"_{args.steps}" if args.steps else "")
+    out = args.out or args.workdir / "evaluation" / name
+    bits_per_dimension.claim(out, settings_of_results)
+    with progress(num, 0, "example", f"step {loaded.step}") as bar:
+        found = bits_per_dimension.evaluate(
+            bound, loaded.items["ema"], source, settings, num, args.batch_size, out, bar.update
+        )
+    timesteps = build_diffusion(config.diffusion, args.steps).schedule.timestep_map
+    print(bits_per_dimension.report(found, timesteps, out))
+
+
+if __name__ == "__main__":
+    run_script(main)

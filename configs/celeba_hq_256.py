@@ -5,9 +5,9 @@
 DIR holds TFDS's `celeb_a_hq/256` as ArrayRecord; its images must be downloaded by hand, as TFDS
 explains when it prepares them.
 
-The paper trains 0.5 M steps of 64 images at 2.2 steps a second on a TPU v3-8. Details follow
-ADM's code where the two differ (see cifar10.py). Not run by us: it needs the data and a large GPU
-or a TPU. Tests build the network and read a record of this kind.
+The paper trains 0.5 M steps of 64 images at 2.2 steps a second on a TPU v3-8. The network is DDPM's
+to the detail; for its training see cifar10.py. Not run by us: it needs the data and a large GPU or
+a TPU. Tests build the network and read a record of this kind.
 """
 
 from ddpm_jax.config import (
@@ -29,6 +29,9 @@ def get_config() -> Config:
             num_res_blocks=2,
             attention_resolutions=(16,),
             num_heads=1,
+            norm_epsilon=1e-6,
+            downsample_padding="after",
+            timestep_embedding="sin_cos",
         ),
         diffusion=DiffusionConfig(timesteps=1000, schedule="linear", variance="fixed_small"),
         train=TrainConfig(

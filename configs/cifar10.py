@@ -6,8 +6,10 @@ The paper reaches FID 3.17 against the training set, IS 9.46 and at most 3.75 bi
 with 50,000 samples of the 1,000-step chain, after 800,000 steps: 10.6 hours on a TPU v3-8 at
 2,688 images a second. DIR holds TFDS's `cifar10` as ArrayRecord.
 
-The block order, widths and heads are DDPM's; details follow ADM's code where the two differ
-(cosine before sine in the embedding, symmetric padding at stride 2, group norm's epsilon 1e-5).
+The network is DDPM's to the detail: sines before cosines in the embedding, padding after the last
+pixel at stride 2, group norm's epsilon 1e-6. Its training differs in two: there each TPU core clips
+the gradient of its own 16 images, here that of all 128 is clipped; and here the average of the
+weights warms up, so that short runs have one (`--train.ema-warmup False`: none).
 
 Two CPU cores only smoke-test it (`--train.sample-every-steps 0`: a grid takes the full net
 hours). `--model.channels 32 --train.batch-size 32 --train.steps 3000` shows colour and shape on
@@ -34,6 +36,9 @@ def get_config() -> Config:
             attention_resolutions=(16,),
             num_heads=1,
             dropout=0.1,
+            norm_epsilon=1e-6,
+            downsample_padding="after",
+            timestep_embedding="sin_cos",
         ),
         diffusion=DiffusionConfig(timesteps=1000, schedule="linear", variance="fixed_large"),
         train=TrainConfig(

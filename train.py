@@ -19,6 +19,7 @@ from ddpm_jax.training import run
 from ddpm_jax.training.metrics import MetricsLog, progress
 from ddpm_jax.training.state import TrainState, init_state, make_optimizer
 from ddpm_jax.training.step import make_train_step
+from ddpm_jax.training.validation import make_validator
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
     # Devices and data
     parallel.use_every_core()
     mesh = parallel.make_mesh(config.parallel, train.batch_size // train.grad_accumulation_steps)
-    source = data.load_source(config.data)
+    source, held_out = data.hold_out(data.load_source(config.data), config.data)
     run.check_labels(config, source.num_classes)
 
     # Model, optimizer, step
@@ -48,7 +49,8 @@ def main() -> None:
     train_step = parallel.pmapped(
         make_train_step(config, diffusion, network, optimizer), mesh, sharding
     )
-    draw = make_drawer(config, network, mesh)
+    validate = held_out and make_validator(config, diffusion, network, mesh, held_out)
+    draw = None if config.model.kind == "classifier" else make_drawer(config, network, mesh)
     run.claim(workdir, config)  # now that nothing is wrong with the config
     print(
         f"{workdir}: {count_parameters(abstract.params):,} parameters, {len(source):,} examples of "
@@ -91,7 +93,10 @@ def main() -> None:
                     numbers = window.close()
                     log.scalars(step, numbers)
                     bar.set_postfix(run.shown(numbers), refresh=False)
-                if run.due(step, train.sample_every_steps, train.steps):
+                if validate and run.due(step, train.validate_every_steps, train.steps):
+                    log.scalars(step, validate(state.ema))
+                    window.restart_clock()
+                if draw and run.due(step, train.sample_every_steps, train.steps):
                     labels, low_res = run.picture_inputs(config, source)
                     with progress(len(labels), 0, "sample", "samples", 10) as drawing:
                         drawn = draw(state.ema, 0, labels, drawing.update, low_res)

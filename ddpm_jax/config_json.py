@@ -90,6 +90,8 @@ def differences(new: Config, old: Config) -> list[str]:
             "keep_checkpoints",
             "sample_every_steps",
             "log_every_steps",
+            "validate_every_steps",
+            "early_stop_validations",
             "max_skipped_steps",
         )
     }

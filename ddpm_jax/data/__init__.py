@@ -1,5 +1,6 @@
 """Examples on their way to the device: sources of records, and the pipeline that batches them."""
 
+from ddpm_jax.data.held_out import hold_out
 from ddpm_jax.data.pipeline import (
     Batches,
     CroppedRecords,
@@ -18,6 +19,7 @@ __all__ = [
     "decode_image",
     "first_images",
     "flip",
+    "hold_out",
     "load_source",
     "ordered_batches",
     "random_crop",

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
+import optax
 
 from ddpm_jax.config import Config
 from ddpm_jax.diffusion.losses import timestep_weights, training_losses
-from ddpm_jax.diffusion.process import Diffusion
+from ddpm_jax.diffusion.process import Diffusion, model_timesteps, q_sample
 from ddpm_jax.models import Network, Params
 
 # "x": float [B, ...] in [-1, 1], "label": int32 [B], "t": int32 [B], "noise": as "x", "weight":
@@ -15,6 +17,13 @@ Examples = dict[str, jax.Array]
 # objective(params, examples, dropout_key) -> numbers of each example, float32 [B], by name; the
 # one called "loss" is minimised.
 Objective = Callable[[Params, Examples, jax.Array | None], dict[str, jax.Array]]
+
+
+def make_objective(config: Config, diffusion: Diffusion, network: Network) -> Objective:
+    """The one that suits the kind of the network."""
+    if config.model.kind == "classifier":
+        return classification(config, diffusion, network)
+    return denoising(config, diffusion, network)
 
 
 def denoising(config: Config, diffusion: Diffusion, network: Network) -> Objective:
@@ -36,5 +45,31 @@ def denoising(config: Config, diffusion: Diffusion, network: Network) -> Objecti
         )
         parts = {} if losses.mse is None or losses.vb is None else losses._asdict()
         return parts | {"loss": losses.loss}
+
+    return objective
+
+
+def classification(config: Config, diffusion: Diffusion, network: Network) -> Objective:
+    """Cross-entropy of the class of a noisy image (Dhariwal and Nichol 2021, section 4).
+
+    Beside it the accuracy: whether the label is the likeliest class and, where there are more than
+    ten, whether it is among the five likeliest ("accuracy_top5").
+    """
+
+    def objective(
+        params: Params, examples: Examples, dropout_key: jax.Array | None
+    ) -> dict[str, jax.Array]:
+        schedule, t, label = diffusion.schedule, examples["t"], examples["label"]
+        x_t = q_sample(schedule, examples["x"], t, examples["noise"])
+        logits = network.apply(params, x_t, model_timesteps(schedule, t), dropout_key)
+        chosen = jnp.take_along_axis(logits, label[:, None], axis=1)
+        numbers = {
+            "loss": optax.softmax_cross_entropy_with_integer_labels(logits, label),
+            "accuracy": (jnp.argmax(logits, axis=1) == label).astype(jnp.float32),
+        }
+        if config.model.num_classes > 10:
+            better = jnp.sum(logits > chosen, axis=1)
+            numbers["accuracy_top5"] = (better < 5).astype(jnp.float32)
+        return numbers
 
     return objective

@@ -127,12 +127,7 @@ class Window:
         sums = {name: by[good].sum(0) for name, by in metrics["quarter_sums"].items()}
         numbers = {
             **{name: _mean(metrics[name][good]) for name in sums},
-            **{
-                f"{name}_q{q}": by[q] / weight[q]
-                for name, by in sums.items()
-                for q in range(QUARTERS)
-                if weight[q]
-            },
+            **quarter_means(sums, weight),
             "grad_norm": _mean(metrics["grad_norm"][good]),
             "learning_rate": metrics["learning_rate"][-1],
             "images_per_second": rate,
@@ -150,6 +145,16 @@ class Window:
                 "checkpoint is kept; look at the data, or start anew in another --workdir with a "
                 "lower --train.learning-rate"
             )
+
+
+def quarter_means(sums: dict[str, np.ndarray], weight: np.ndarray) -> dict[str, float]:
+    """{"loss_q0": ...}: means of what was summed up in each quarter of the chain, if anything."""
+    return {
+        f"{name}_q{q}": by[q] / weight[q]
+        for name, by in sums.items()
+        for q in range(QUARTERS)
+        if weight[q]
+    }
 
 
 def _mean(values: np.ndarray) -> float:

@@ -20,7 +20,7 @@ from ddpm_jax.diffusion.timesteps import (
 )
 from ddpm_jax.models import Network, Params
 from ddpm_jax.models.layers import downsample_mean
-from ddpm_jax.training.objectives import Examples, Objective, denoising
+from ddpm_jax.training.objectives import Examples, Objective, make_objective
 from ddpm_jax.training.state import TrainState, ema_decay, learning_rate
 
 # Parts of the chain whose losses are told apart in the log.
@@ -47,7 +47,8 @@ def make_train_step(
     gradient is not finite leaves all but the counters as they were.
     """
     num_timesteps = diffusion.schedule.num_timesteps
-    update = make_update(config, num_timesteps, denoising(config, diffusion, network), optimizer)
+    objective = make_objective(config, diffusion, network)
+    update = make_update(config, num_timesteps, objective, optimizer)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
@@ -125,19 +126,24 @@ def make_update(
         old = state._replace(skipped=state.skipped + 1)
         new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 
-        quarter = jax.nn.one_hot(examples["t"] * QUARTERS // num_timesteps, QUARTERS)
-        quarter *= examples["weight"][:, None]
         metrics = {
             **{name: jnp.mean(number * examples["weight"]) for name, number in numbers.items()},
+            **by_quarter(numbers, examples, num_timesteps),
             "grad_norm": grad_norm,
             "learning_rate": learning_rate(train)(state.step),
             "skipped": new.skipped,
-            "quarter_sums": {name: number @ quarter for name, number in numbers.items()},
-            "quarter_weight": quarter.sum(axis=0),
         }
         return new._replace(step=state.step + 1), metrics
 
     return update
+
+
+def by_quarter(numbers: Examples, examples: Examples, num_timesteps: int) -> Metrics:
+    """Sums of the examples' `numbers` by quarter of the chain, and the weight of each quarter."""
+    quarter = jax.nn.one_hot(examples["t"] * QUARTERS // num_timesteps, QUARTERS)
+    quarter *= examples["weight"][:, None]
+    sums = {name: number @ quarter for name, number in numbers.items()}
+    return {"quarter_sums": sums, "quarter_weight": quarter.sum(axis=0)}
 
 
 def _accumulate(

@@ -1,0 +1,65 @@
+"""Examples that are kept from training, to validate on."""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ddpm_jax.config import DataConfig
+from ddpm_jax.data.sources import Records, Source, load_source
+from ddpm_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some records of a set, by their indices int [N]."""
+
+    records: Records
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.records[int(self.indices[index])]
+
+    @property
+    def broken(self) -> set[str]:
+        """Names of the files found broken so far, in all of the set."""
+        return getattr(self.records, "broken", set())
+
+
+def hold_out(source: Source, data: DataConfig) -> tuple[Source, Source | None]:
+    """The set to train on and the one to validate on, as `data.held_out` says; None without it.
+
+    A share such as "10%" is drawn from the set by a fixed permutation, whatever the seed of the
+    run; anything else is another split of a TFDS data set.
+
+    Raises:
+      UserError: there is no such split, or either set would be empty.
+    """
+    if not data.held_out:
+        return source, None
+    share = re.fullmatch(r"(\d+(?:\.\d+)?)%", data.held_out)
+    if share is None:
+        if not data.name.startswith("tfds:"):
+            raise UserError(
+                f"--data.held-out {data.held_out}: {data.name} has no splits; give a share, 10%"
+            )
+        other = load_source(dataclasses.replace(data, split=data.held_out))
+        return source, other
+    count = round(len(source) * float(share[1]) / 100)
+    if not 0 < count < len(source):
+        raise UserError(
+            f"--data.held-out {data.held_out}: leaves {len(source) - count} of {len(source)} "
+            f"examples to train on and {count} to validate on"
+        )
+    order = np.random.default_rng(0).permutation(len(source))
+    held_out, kept = np.sort(order[:count]), np.sort(order[count:])
+
+    def of(indices: np.ndarray) -> Source:
+        return dataclasses.replace(source, records=Subset(source.records, indices))
+
+    return of(kept), of(held_out)

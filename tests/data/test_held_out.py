@@ -1,0 +1,56 @@
+"""Examples kept from training: a share of a set, or another split."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from ddpm_jax.config import DataConfig
+from ddpm_jax.data import hold_out, load_source
+from ddpm_jax.errors import UserError
+from tests.tiny_tfds import write_tfds
+
+DIGITS = DataConfig(name="digits", image_size=8, channels=1)
+
+
+def images(source) -> list[bytes]:
+    return [source.records[i]["x"].tobytes() for i in range(len(source))]
+
+
+def test_a_share_is_taken_from_the_set_and_stays_the_same():
+    source = load_source(DIGITS)
+    data = dataclasses.replace(DIGITS, held_out="10%")
+    kept, held_out = hold_out(source, data)
+    assert len(held_out) == 180 and len(kept) == 1617
+    assert kept.num_classes == held_out.num_classes == 10
+    assert sorted(images(kept) + images(held_out)) == sorted(images(source))
+    assert images(hold_out(source, data)[1]) == images(held_out)
+    # Drawn from all of the set: every class is there.
+    assert {held_out.records[i]["label"] for i in range(len(held_out))} == set(range(10))
+
+
+def test_without_the_setting_all_is_trained_on():
+    source = load_source(DIGITS)
+    assert hold_out(source, DIGITS) == (source, None)
+
+
+def test_another_split_of_tfds_is_validated_on(tmp_path):
+    label = tfds.features.ClassLabel(num_classes=2)
+    features = {"image": tfds.features.Image(shape=(8, 8, 3)), "label": label}
+    image = np.zeros((8, 8, 3), np.uint8)
+    splits = {
+        "train": [{"image": image, "label": 0}] * 6,
+        "test": [{"image": image, "label": 1}] * 3,
+    }
+    write_tfds(tmp_path, "tiny", features, splits)
+    data = DataConfig(name="tfds:tiny", dir=str(tmp_path), image_size=8, held_out="test")
+    kept, held_out = hold_out(load_source(data), data)
+    assert len(kept) == 6 and len(held_out) == 3
+
+
+@pytest.mark.parametrize("held_out", ["test", "0%", "100%", "200%", "10"])
+def test_what_cannot_be_held_out_is_refused(held_out):
+    data = dataclasses.replace(DIGITS, held_out=held_out)
+    with pytest.raises(UserError, match=rf"--data\.held-out {held_out}: "):
+        hold_out(load_source(DIGITS), data)

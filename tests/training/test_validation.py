@@ -1,0 +1,106 @@
+"""Training a classifier of noisy images, and validating on what was held out."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax import parallel
+from ddpm_jax.config import Config, DataConfig, DiffusionConfig, ModelConfig, TrainConfig
+from ddpm_jax.data import hold_out, load_source
+from ddpm_jax.diffusion import build_diffusion
+from ddpm_jax.models import Network
+from ddpm_jax.training.objectives import classification
+from ddpm_jax.training.validation import best_step, make_validator
+
+CONFIG = Config(
+    data=DataConfig(name="digits", image_size=8, channels=1, held_out="10%"),
+    model=ModelConfig(kind="classifier", num_classes=10),
+    diffusion=DiffusionConfig(timesteps=40),
+    train=TrainConfig(batch_size=16),
+)
+DIFFUSION = build_diffusion(CONFIG.diffusion)
+
+
+def network_of(logits) -> Network:
+    """A classifier by formula: `logits(params, x, t)`."""
+    return Network(
+        init=lambda key: {},
+        apply=lambda params, x, t, key=None: logits(params, x, t),
+        abstract={},
+    )
+
+
+def examples(labels: list[int]) -> dict[str, jax.Array]:
+    count = len(labels)
+    shape = (count, 8, 8, 1)
+    return {
+        "x": jnp.zeros(shape),
+        "label": jnp.array(labels),
+        "t": jnp.arange(count),
+        "noise": jnp.ones(shape),
+        "weight": jnp.ones(count),
+    }
+
+
+def test_the_loss_is_the_cross_entropy_and_accuracy_counts_the_likeliest():
+    logits = jnp.array([[2.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
+    config = Config(model=ModelConfig(kind="classifier", num_classes=3))
+    numbers = classification(config, DIFFUSION, network_of(lambda p, x, t: logits))
+    found = numbers({}, examples([0, 1]), None)
+    other = np.log(np.exp(2) + 2)
+    np.testing.assert_allclose(found["loss"], [other - 2, other], rtol=1e-6)
+    np.testing.assert_array_equal(found["accuracy"], [1, 0])
+    assert "accuracy_top5" not in found
+
+
+def test_top_five_is_counted_where_there_are_more_than_ten_classes():
+    config = Config(model=ModelConfig(kind="classifier", num_classes=12))
+    logits = jnp.arange(12.0) * jnp.ones((3, 1))
+    numbers = classification(config, DIFFUSION, network_of(lambda p, x, t: logits))
+    found = numbers({}, examples([11, 7, 6]), None)
+    np.testing.assert_array_equal(found["accuracy"], [1, 0, 0])
+    np.testing.assert_array_equal(found["accuracy_top5"], [1, 1, 0])
+
+
+def test_the_classifier_sees_the_noisy_image_and_its_time():
+    seen = []
+
+    def logits(params, x, t):
+        seen.append((x, t))
+        return jnp.zeros((len(x), 10))
+
+    classification(CONFIG, DIFFUSION, network_of(logits))({}, examples([1, 2, 3]), None)
+    (x, t), schedule = seen[0], DIFFUSION.schedule
+    np.testing.assert_array_equal(t, [0, 1, 2])
+    np.testing.assert_allclose(x[:, 0, 0, 0], schedule.sqrt_one_minus_alphas_cumprod[:3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_validation_counts_each_held_out_example_once(devices):
+    _, held_out = hold_out(load_source(CONFIG.data), CONFIG.data)
+    mesh = parallel.make_mesh(parallel.ParallelConfig(data=devices), 16)
+
+    def always_three(params, x, t):
+        return jnp.zeros((len(x), 10)).at[:, 3].set(params["sure"])
+
+    validate = make_validator(CONFIG, DIFFUSION, network_of(always_three), mesh, held_out)
+    labels = np.array([held_out.records[i]["label"] for i in range(len(held_out))])
+    numbers = validate({"sure": jnp.array(5.0)})
+    assert numbers["held_out_accuracy"] == pytest.approx((labels == 3).mean(), rel=1e-5)
+    assert {f"held_out_accuracy_q{q}" for q in range(4)} < set(numbers)
+    assert validate({"sure": jnp.array(5.0)}) == numbers
+    assert validate({"sure": jnp.array(0.0)})["held_out_loss"] == pytest.approx(np.log(10))
+
+
+def test_the_best_step_is_that_of_the_lowest_loss(tmp_path: Path):
+    log = tmp_path / "metrics.jsonl"
+    losses = {10: 2.0, 20: 1.0, 30: 1.5, 40: None, 50: 1.2}
+    lines = [{"step": step, "held_out_loss": loss} for step, loss in losses.items()]
+    log.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"step": 50, "loss": 0}]))
+    assert best_step(log) == (20, 2)
+    log.write_text("")
+    assert best_step(log) == (0, 0)

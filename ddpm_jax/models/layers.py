@@ -18,15 +18,23 @@ DENSE_INIT = nnx.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 ZERO_INIT = nnx.initializers.zeros_init()
 
 
-def timestep_embedding(t: jax.Array, dim: int, max_period: float = 10_000) -> jax.Array:
+def timestep_embedding(
+    t: jax.Array,
+    dim: int,
+    max_period: float = 10_000,
+    order: Literal["cos_sin", "sin_cos"] = "cos_sin",
+) -> jax.Array:
     """[cos(t w_i), sin(t w_i)] with w_i = max_period^(-i / (dim // 2)): float32 [B, dim].
 
-    t: [B], integer or fractional. An odd `dim` ends in a zero.
+    t: [B], integer or fractional. An odd `dim` ends in a zero. With the order "sin_cos", DDPM's,
+    sines come first and the last w_i is 1 / max_period: i is divided by dim // 2 - 1.
     """
     half = dim // 2
-    freqs = jnp.exp(-math.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
+    steps = half if order == "cos_sin" else max(half - 1, 1)
+    freqs = jnp.exp(-math.log(max_period) * jnp.arange(half, dtype=jnp.float32) / steps)
     angles = t.astype(jnp.float32)[:, None] * freqs
-    embedding = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)
+    parts = [jnp.cos(angles), jnp.sin(angles)]
+    embedding = jnp.concatenate(parts if order == "cos_sin" else parts[::-1], axis=1)
     return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
 
 
@@ -62,15 +70,16 @@ def conv(
     dtype: jnp.dtype,
     rngs: nnx.Rngs,
     stride: int = 1,
+    padding: tuple[int, int] = (1, 1),
     zero: bool = False,
 ) -> nnx.Conv:
-    """A 3x3 convolution, padded by one pixel on each side whatever the stride, as in PyTorch."""
+    """A 3x3 convolution; `padding` is that before and after the pixels of each axis."""
     return nnx.Conv(
         in_channels,
         out_channels,
         (3, 3),
         strides=stride,
-        padding=((1, 1), (1, 1)),
+        padding=(padding, padding),
         kernel_init=ZERO_INIT if zero else DENSE_INIT,
         dtype=dtype,
         rngs=rngs,
@@ -90,18 +99,33 @@ def upsample_nearest(x: jax.Array) -> jax.Array:
     return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
-def downsample_mean(x: jax.Array) -> jax.Array:
-    """[B, H, W, C] -> [B, H // 2, W // 2, C], the mean of each 2x2 square."""
+def downsample_mean(x: jax.Array, factor: int = 2) -> jax.Array:
+    """[B, H, W, C] -> [B, H // factor, W // factor, C], the mean of each square of pixels.
+
+    What is left over at the far edges is cut off. Where nothing is, this is the "area"
+    interpolation of PyTorch.
+    """
     batch, height, width, channels = x.shape
-    x = x[:, : height // 2 * 2, : width // 2 * 2]
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+    height, width = height // factor, width // factor
+    x = x[:, : height * factor, : width * factor]
+    return x.reshape(batch, height, factor, width, factor, channels).mean(axis=(2, 4))
+
+
+def resize_bilinear(x: jax.Array, height: int, width: int) -> jax.Array:
+    """[B, H, W, C] -> [B, height, width, C], between the centres of pixels, without antialiasing.
+
+    The "bilinear" interpolation of PyTorch with its default, align_corners=False.
+    """
+    shape = (x.shape[0], height, width, x.shape[-1])
+    return jax.image.resize(x, shape, "linear", antialias=False)
 
 
 class Upsample(nnx.Module):
-    """Nearest-neighbour doubling, then a convolution if `with_conv`."""
+    """Nearest-neighbour doubling, then a convolution if `config.resample_with_conv`."""
 
-    def __init__(self, channels: int, with_conv: bool, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.conv = conv(channels, channels, dtype, rngs) if with_conv else None
+    def __init__(self, channels: int, config: ModelConfig, rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.dtype)
+        self.conv = conv(channels, channels, dtype, rngs) if config.resample_with_conv else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = upsample_nearest(x)
@@ -109,10 +133,20 @@ class Upsample(nnx.Module):
 
 
 class Downsample(nnx.Module):
-    """A convolution of stride 2 if `with_conv`, else the mean of 2x2 squares."""
+    """A convolution of stride 2 if `config.resample_with_conv`, else the mean of 2x2 squares.
 
-    def __init__(self, channels: int, with_conv: bool, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.conv = conv(channels, channels, dtype, rngs, stride=2) if with_conv else None
+    The convolution pads each side by a pixel, as PyTorch does, or, as TensorFlow's SAME does where
+    the side is even, only after the last pixel: `config.downsample_padding`.
+    """
+
+    def __init__(self, channels: int, config: ModelConfig, rngs: nnx.Rngs):
+        padding = {"symmetric": (1, 1), "after": (0, 1)}[config.downsample_padding]
+        dtype = jnp.dtype(config.dtype)
+        self.conv = (
+            conv(channels, channels, dtype, rngs, stride=2, padding=padding)
+            if config.resample_with_conv
+            else None
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return downsample_mean(x) if self.conv is None else self.conv(x)
@@ -123,7 +157,8 @@ class ResBlock(nnx.Module):
 
     `resample` doubles or halves the image between the first SiLU and its convolution, and on the
     skip connection, as BigGAN does. With `scale_shift_norm` the embedding scales and shifts the
-    second norm; without, it is added before it.
+    second norm; without, it is added before it. Where the width changes, the skip connection is a
+    dense layer, or a 3x3 convolution with `skip_conv`.
     """
 
     def __init__(
@@ -133,16 +168,18 @@ class ResBlock(nnx.Module):
         config: ModelConfig,
         rngs: nnx.Rngs,
         resample: Literal["up", "down"] | None = None,
+        skip_conv: bool = False,
     ):
         dtype = jnp.dtype(config.dtype)
         widen = 2 if config.scale_shift_norm else 1
-        self.norm1 = GroupNorm(in_channels, config.norm_groups)
+        self.norm1 = GroupNorm(in_channels, config.norm_groups, config.norm_epsilon)
         self.conv1 = conv(in_channels, out_channels, dtype, rngs)
         self.emb_proj = linear(4 * config.channels, widen * out_channels, dtype, rngs)
-        self.norm2 = GroupNorm(out_channels, config.norm_groups)
+        self.norm2 = GroupNorm(out_channels, config.norm_groups, config.norm_epsilon)
         self.conv2 = conv(out_channels, out_channels, dtype, rngs, zero=True)
+        project = conv if skip_conv else linear
         same = in_channels == out_channels
-        self.skip = None if same else linear(in_channels, out_channels, dtype, rngs)
+        self.skip = None if same else project(in_channels, out_channels, dtype, rngs)
         self.resample = {"up": upsample_nearest, "down": downsample_mean, None: _same}[resample]
         self.scale_shift_norm, self.dropout = config.scale_shift_norm, config.dropout
         self.residual_scale = math.sqrt(0.5) if config.rescale_residual else 1.0
@@ -167,19 +204,32 @@ def _same(x: jax.Array) -> jax.Array:
     return x
 
 
-class Attention(nnx.Module):
-    """Self-attention over all pixels, in `heads` heads, around a skip connection.
+def attend(qkv: jax.Array, heads: int, order: Literal["legacy", "new"]) -> jax.Array:
+    """Self-attention of a sequence, in `heads` heads: [B, N, 3 * C] -> [B, N, C].
 
-    The q, k, v projection holds, along its output, q, k, v of the first head, then of the next
-    ("legacy"), or q of all heads, then k, then v ("new"): published weights come in both layouts.
+    qkv holds, along its last axis, q, k, v of the first head, then of the next ("legacy"), or q of
+    all heads, then k, then v ("new"): published weights come in both layouts.
     """
+    batch, length, _ = qkv.shape
+    if order == "legacy":
+        q, k, v = jnp.split(qkv.reshape(batch, length, heads, -1), 3, axis=-1)
+    else:
+        q, k, v = jnp.unstack(qkv.reshape(batch, length, 3, heads, -1), axis=2)
+    return jax.nn.dot_product_attention(q, k, v).reshape(batch, length, -1)
+
+
+def heads_of(channels: int, config: ModelConfig) -> int:
+    """How many heads attend to `channels` channels."""
+    return channels // config.num_head_channels if config.num_head_channels else config.num_heads
+
+
+class Attention(nnx.Module):
+    """Self-attention over all pixels around a skip connection."""
 
     def __init__(self, channels: int, config: ModelConfig, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
-        per_head = config.num_head_channels
-        self.heads = channels // per_head if per_head else config.num_heads
-        self.order = config.attention_order
-        self.norm = GroupNorm(channels, config.norm_groups)
+        self.heads, self.order = heads_of(channels, config), config.attention_order
+        self.norm = GroupNorm(channels, config.norm_groups, config.norm_epsilon)
         self.qkv = linear(channels, 3 * channels, dtype, rngs)
         self.proj_out = linear(channels, channels, dtype, rngs, zero=True)
         self.residual_scale = math.sqrt(0.5) if config.rescale_residual else 1.0
@@ -187,10 +237,5 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, height, width, channels = x.shape
         qkv = self.qkv(self.norm(x)).reshape(batch, height * width, 3 * channels)
-        if self.order == "legacy":
-            q, k, v = jnp.split(qkv.reshape(batch, height * width, self.heads, -1), 3, axis=-1)
-        else:
-            q, k, v = jnp.unstack(qkv.reshape(batch, height * width, 3, self.heads, -1), axis=2)
-        h = jax.nn.dot_product_attention(q, k, v)
-        h = self.proj_out(h.reshape(x.shape))
+        h = self.proj_out(attend(qkv, self.heads, self.order).reshape(x.shape))
         return (x + h) * self.residual_scale

@@ -9,16 +9,16 @@ from ddpm_jax.models.layers import linear, timestep_embedding
 
 
 class MLP(nnx.Module):
-    """Maps x_t [B, D] to [B, D]; an embedding of t is added in every hidden layer."""
+    """Maps x_t [B, features] to [B, out_features]; every hidden layer adds an embedding of t."""
 
-    def __init__(self, config: ModelConfig, features: int, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, features: int, out_features: int, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
         width, depth = config.channels, config.num_res_blocks
         sizes = [features] + [width] * depth
-        self.channels, self.dtype = width, dtype
+        self.config, self.dtype = config, dtype
         self.hidden = nnx.List([linear(a, width, dtype, rngs) for a in sizes[:-1]])
         self.time_proj = nnx.List([linear(width, width, dtype, rngs) for _ in range(depth)])
-        self.out = linear(width, features, dtype, rngs)
+        self.out = linear(width, out_features, dtype, rngs)
 
     def __call__(
         self,
@@ -26,9 +26,11 @@ class MLP(nnx.Module):
         t: jax.Array,
         labels: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
+        low_res: jax.Array | None = None,
     ) -> jax.Array:
-        """x: [B, D]; t: [B]; labels and dropout_key are not used; -> float32 [B, D]."""
-        emb = timestep_embedding(t, self.channels).astype(self.dtype)
+        """x: [B, features]; t: [B]; only these are used; -> float32 [B, out_features]."""
+        emb = timestep_embedding(t, self.config.channels, order=self.config.timestep_embedding)
+        emb = emb.astype(self.dtype)
         h = x.astype(self.dtype)
         for hidden, time_proj in zip(self.hidden, self.time_proj, strict=True):
             h = nnx.silu(hidden(h) + time_proj(emb))

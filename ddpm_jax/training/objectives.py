@@ -61,7 +61,7 @@ def classification(config: Config, diffusion: Diffusion, network: Network) -> Ob
     ) -> dict[str, jax.Array]:
         schedule, t, label = diffusion.schedule, examples["t"], examples["label"]
         x_t = q_sample(schedule, examples["x"], t, examples["noise"])
-        logits = network.apply(params, x_t, model_timesteps(schedule, t), dropout_key)
+        logits = network.apply(params, x_t, model_timesteps(schedule, t), None, dropout_key)
         chosen = jnp.take_along_axis(logits, label[:, None], axis=1)
         numbers = {
             "loss": optax.softmax_cross_entropy_with_integer_labels(logits, label),

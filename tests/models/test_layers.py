@@ -17,28 +17,13 @@ from ddpm_jax.models.layers import (
     Upsample,
     downsample_mean,
     dropout,
+    resize_bilinear,
     timestep_embedding,
     upsample_nearest,
 )
+from tests.models.helpers import normal, randomised
 
 CONFIG = ModelConfig(channels=8, norm_groups=4, num_heads=2)
-FLOAT32 = jnp.dtype("float32")
-
-
-def normal(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
-
-
-def randomised(build, *args, **kwargs):
-    """build(*args, rngs=...) with every parameter random, so that no layer is zero.
-
-    Drawn by numpy: compiling the initialisers would take longer than all tests of this file.
-    """
-    module = nnx.eval_shape(lambda: build(*args, rngs=nnx.Rngs(0), **kwargs))
-    leaves, tree = jax.tree.flatten(nnx.state(module))
-    values = [0.3 * normal(i, *leaf.shape) for i, leaf in enumerate(leaves)]
-    nnx.update(module, jax.tree.unflatten(tree, values))
-    return module
 
 
 @pytest.mark.parametrize("dim", [8, 33, 128])
@@ -59,6 +44,18 @@ def test_timestep_embedding_tells_all_timesteps_apart_and_has_one_length():
     similarity = embedding @ embedding.T / 32
     np.fill_diagonal(similarity, 0)
     assert similarity.max() < 0.999
+
+
+@pytest.mark.parametrize("dim", [8, 33])
+def test_timestep_embedding_of_ddpm_is_sines_first_down_to_the_last_period(dim):
+    t = np.array([0, 1, 17.25, 999])
+    half = dim // 2
+    angles = t[:, None] * np.geomspace(1, 1e-4, half)
+    got = timestep_embedding(jnp.asarray(t), dim, order="sin_cos")
+    assert got.shape == (4, dim) and got.dtype == jnp.float32
+    np.testing.assert_allclose(got[:, :half], np.sin(angles), atol=2e-4)
+    np.testing.assert_allclose(got[:, half : 2 * half], np.cos(angles), atol=2e-4)
+    assert not got[:, 2 * half :].any()
 
 
 def test_dropout_needs_a_key_keeps_the_mean_and_follows_the_key():
@@ -106,6 +103,32 @@ def test_upsampling_repeats_pixels_and_downsampling_averages_them():
     np.testing.assert_allclose(downsample_mean(x), squares, atol=1e-6)
 
 
+@pytest.mark.parametrize("factor", [1, 3, 4])
+def test_means_of_squares_keep_the_mean_and_cut_off_what_is_left_over(factor):
+    x = normal(0, 2, 3 * factor, 2 * factor, 3)
+    got = downsample_mean(x, factor)
+    squares = np.asarray(x).reshape(2, 3, factor, 2, factor, 3)
+    np.testing.assert_allclose(got, squares.mean(axis=(2, 4)), atol=1e-6)
+    wider = jnp.pad(x, ((0, 0), (0, factor - 1), (0, factor - 1), (0, 0)), constant_values=9)
+    np.testing.assert_array_equal(downsample_mean(wider, factor), got)
+
+
+@pytest.mark.parametrize(
+    "size, resized", [((4, 4), (16, 16)), ((5, 3), (10, 12)), ((8, 6), (4, 3))]
+)
+def test_bilinear_interpolation_is_its_definition(size, resized):
+    x = normal(0, 2, *size, 3)
+
+    def weights(n, m):
+        """[m, n]: the shares of the n pixels in each of the m, by the distance of their centres."""
+        centres = np.clip((np.arange(m) + 0.5) * n / m - 0.5, 0, n - 1)
+        return np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(n)))
+
+    rows, columns = (weights(n, m) for n, m in zip(size, resized, strict=True))
+    want = np.einsum("ih,jw,bhwc->bijc", rows, columns, np.asarray(x))
+    np.testing.assert_allclose(resize_bilinear(x, *resized), want, atol=1e-6)
+
+
 @pytest.mark.parametrize("height, width", [(4, 6), (5, 3)])
 def test_resampling_layers_have_the_shapes_of_pytorch(height, width):
     x = normal(0, 2, height, width, 8)
@@ -116,13 +139,16 @@ def test_resampling_layers_have_the_shapes_of_pytorch(height, width):
         (Downsample, True, down),
         (Downsample, False, (height // 2, width // 2)),
     ):
-        assert randomised(layer, 8, with_conv, FLOAT32)(x).shape == (2, *size, 8)
+        config = replace(CONFIG, resample_with_conv=with_conv)
+        assert randomised(layer, 8, config)(x).shape == (2, *size, 8)
 
 
-def test_strided_convolution_starts_one_pixel_outside_the_image():
-    layer = randomised(Downsample, 1, True, FLOAT32)
+@pytest.mark.parametrize("padding, before", [("symmetric", 1), ("after", 0)])
+def test_strided_convolution_starts_at_or_one_pixel_outside_the_image(padding, before):
+    layer = randomised(Downsample, 1, replace(CONFIG, downsample_padding=padding))
     x = normal(0, 1, 4, 4, 1)
-    padded, kernel = np.pad(x[0, ..., 0], 1), np.asarray(layer.conv.kernel[...])[..., 0, 0]
+    padded = np.pad(x[0, ..., 0], (before, 1))
+    kernel = np.asarray(layer.conv.kernel[...])[..., 0, 0]
     want = [[(padded[i : i + 3, j : j + 3] * kernel).sum() for j in (0, 2)] for i in (0, 2)]
     np.testing.assert_allclose(layer(x)[0, ..., 0] - layer.conv.bias[...], want, atol=1e-5)
 
@@ -148,6 +174,25 @@ def test_residual_block_starts_as_its_skip_connection(resample):
     for parameter in (wider.conv2.kernel, wider.conv2.bias):
         parameter[...] = jnp.zeros_like(parameter[...])
     np.testing.assert_allclose(wider(x, emb), wider.skip(resampled), atol=1e-6)
+
+
+def test_skip_connection_may_be_a_convolution():
+    block = randomised(ResBlock, 8, 12, CONFIG, skip_conv=True)
+    assert block.skip.kernel.shape == (3, 3, 8, 12)
+    x, emb = normal(0, 2, 4, 4, 8), normal(1, 2, 32)
+    projected = block.emb_proj(nnx.silu(emb))[:, None, None]
+    h = block.norm2(block.conv1(nnx.silu(block.norm1(x))) + projected)
+    np.testing.assert_allclose(block(x, emb), block.skip(x) + block.conv2(nnx.silu(h)), atol=1e-5)
+    assert randomised(ResBlock, 8, 8, CONFIG, skip_conv=True).skip is None
+
+
+def test_epsilon_of_the_settings_is_that_of_every_norm():
+    config = replace(CONFIG, norm_epsilon=1e-6)
+    block, attention = randomised(ResBlock, 8, 8, config), randomised(Attention, 8, config)
+    assert {norm.epsilon for norm in (block.norm1, block.norm2, attention.norm)} == {1e-6}
+    norm = GroupNorm(8, groups=4, epsilon=1e-6)
+    x = 1e-3 * normal(0, 2, 8, 8, 8)  # a variance of epsilon: the normed one is about 1 / 2
+    np.testing.assert_allclose(np.square(norm(x)).mean(), 0.5, atol=0.05)
 
 
 def test_scale_and_shift_act_on_the_second_norm():

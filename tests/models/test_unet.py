@@ -1,9 +1,6 @@
 """Whole networks: their size, their symmetries, and what they do at the start of training."""
 
-import json
-from collections import Counter
 from dataclasses import replace
-from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +8,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ddpm_jax.config import Config, DataConfig, ModelConfig
+from ddpm_jax.config import Config, DataConfig, DiffusionConfig, ModelConfig
 from ddpm_jax.models import build_network, count_parameters, functional
+from ddpm_jax.models.layers import Attention, timestep_embedding
 from ddpm_jax.models.mlp import MLP
 from ddpm_jax.models.unet import UNet
-from tests.parity.golden import FOLDER
+from tests.models.helpers import random_params
 
-PUBLISHED = {path.stem: json.loads(path.read_text()) for path in FOLDER.glob("official/*.json")}
-# The classifiers are encoders, not U-Nets.
-PUBLISHED = {name: m for name, m in sorted(PUBLISHED.items()) if m["kind"] != "classifier"}
 TINY = ModelConfig(
     channels=8,
     channel_mult=(1, 2),
@@ -41,57 +36,15 @@ def network(config, image_size=8, in_channels=3, out_channels=3):
     return functional(lambda rngs: UNet(config, image_size, in_channels, out_channels, rngs))
 
 
-def random_params(net):
-    """Every parameter random, so that no layer is zero; by numpy, which has nothing to compile."""
-    rng = np.random.default_rng(0)
-
-    def draw(name, shape):
-        value = rng.normal(size=shape) / np.sqrt(prod(shape[:-1]))
-        return jnp.asarray(1 + 0.1 * value if name.endswith(".scale") else value, jnp.float32)
-
-    return {name: draw(name, leaf.shape) for name, leaf in net.abstract.items()}
-
-
 @pytest.fixture(scope="module")
 def tiny():
     net = network(TINY)
     return net, random_params(net)
 
 
-def official_config(model):
-    """The published flags of a diffusion model as our settings, and the side of its images."""
-    args = model["args"]
-    image_size = args.get("large_size", args.get("image_size"))
-    config = ModelConfig(
-        channels=args["num_channels"],
-        channel_mult=tuple(model["channel_mult"]),
-        num_res_blocks=args["num_res_blocks"],
-        attention_resolutions=tuple(image_size // ds for ds in model["attention_ds"]),
-        num_heads=args["num_heads"],
-        num_head_channels=max(args.get("num_head_channels", 0), 0),
-        num_classes=1000 if args["class_cond"] else 0,
-        dropout=args["dropout"],
-        scale_shift_norm=args["use_scale_shift_norm"],
-        resblock_updown=args.get("resblock_updown", False),
-        attention_order="new" if args.get("use_new_attention_order") else "legacy",
-    )
-    return config, image_size
-
-
 def test_ddpm_for_cifar_10_has_the_parameters_of_ho_et_al():
     net = build_network(Config(data=DataConfig(name="tfds:cifar10", image_size=32, channels=3)))
     assert count_parameters(net.abstract) == 35_746_307
-
-
-@pytest.mark.parametrize("model", PUBLISHED.values(), ids=PUBLISHED.keys())
-def test_published_models_have_the_tensors_of_their_checkpoints(model):
-    config, image_size = official_config(model)
-    out_channels = 6 if model["args"]["learn_sigma"] else 3
-    net = network(config, image_size, model["in_channels"], out_channels)
-    assert count_parameters(net.abstract) == model["param_count"]
-    shapes = model["state_dict"]
-    shapes = shapes.values() if isinstance(shapes, dict) else [shape for _, shape in shapes]
-    assert Counter(leaf.size for leaf in net.abstract.values()) == Counter(map(prod, shapes))
 
 
 @pytest.mark.parametrize(
@@ -101,6 +54,7 @@ def test_published_models_have_the_tensors_of_their_checkpoints(model):
         {"rescale_residual": True, "scale_shift_norm": False, "resample_with_conv": False},
         {"attention_resolutions": (8, 4), "num_head_channels": 4, "attention_order": "new"},
         {"channel_mult": (0.5, 1, 2), "num_res_blocks": 2},
+        {"norm_epsilon": 1e-6, "downsample_padding": "after", "timestep_embedding": "sin_cos"},
     ],
     ids=str,
 )
@@ -137,6 +91,59 @@ def test_label_minus_one_is_a_zero_embedding(tiny):
     np.testing.assert_allclose(mixed[0], none[0], atol=1e-6)
     np.testing.assert_allclose(mixed[1], labelled[1], atol=1e-6)
     assert not np.allclose(labelled[0], none[0], atol=1e-3)
+
+
+def test_heads_on_the_way_up_may_differ_and_nothing_else_does():
+    def heads(config):
+        unet = nnx.eval_shape(lambda: UNet(config, 8, 3, 3, nnx.Rngs(0)))
+        found = {}
+        for path, module in nnx.iter_modules(unet):
+            if isinstance(module, Attention):
+                found.setdefault(path[0], set()).add(module.heads)
+        return found
+
+    down, up, middle = "input_blocks", "output_blocks", "middle_block"
+    assert heads(TINY) == {down: {2}, middle: {2}, up: {2}}
+    more = replace(TINY, num_heads_upsample=4)
+    assert heads(more) == {down: {2}, middle: {2}, up: {4}}
+    assert heads(replace(more, num_head_channels=16)) == {down: {1}, middle: {1}, up: {1}}
+    assert network(more).abstract == network(TINY).abstract
+
+
+def test_embedding_of_t_is_two_layers_on_its_cosines_and_sines():
+    unet = UNet(ONE_LEVEL, 8, 3, 3, nnx.Rngs(0))
+    first, second = unet.time_embed
+    want = second(nnx.silu(first(timestep_embedding(T, TINY.channels))))
+    np.testing.assert_array_equal(unet.embed_time(T), want)
+    unet = UNet(replace(ONE_LEVEL, timestep_embedding="sin_cos"), 8, 3, 3, nnx.Rngs(0))
+    want = second(nnx.silu(first(timestep_embedding(T, TINY.channels, order="sin_cos"))))
+    np.testing.assert_array_equal(unet.embed_time(T), want)
+
+
+def test_super_resolution_sees_the_enlarged_image_beside_the_noisy_one(tiny):
+    config = Config(
+        data=DataConfig(image_size=8, low_res_size=4, channels=3),
+        model=TINY,
+        diffusion=DiffusionConfig(variance="learned_range"),
+    )
+    net = build_network(config)
+    assert net.abstract["input_blocks.0.0.kernel"].shape == (3, 3, 6, 8)
+    params = random_params(net)
+    apply = jax.jit(lambda params, low_res: net.apply(params, X, T, LABELS, None, low_res))
+    low_res = jax.random.normal(KEY, (2, 4, 4, 3))
+    out = apply(params, low_res)
+    assert out.shape == (2, 8, 8, 6)
+    # Every pixel and channel of it counts, and only in its own example.
+    for pixel in ((0, 0, 0), (3, 3, 1), (1, 2, 2)):
+        moved = apply(params, low_res.at[(1, *pixel)].add(1))
+        np.testing.assert_allclose(moved[0], out[0], atol=1e-6)
+        assert not np.allclose(moved[1], out[1], atol=1e-3)
+    # Blind to its last three channels, it is the net without them.
+    kernel = params["input_blocks.0.0.kernel"].at[:, :, 3:].set(0)
+    blind = apply({**params, "input_blocks.0.0.kernel": kernel}, low_res)
+    plain = network(TINY, out_channels=6)
+    without = {**params, "input_blocks.0.0.kernel": kernel[:, :, :3]}
+    np.testing.assert_allclose(blind, jax.jit(plain.apply)(without, X, T, LABELS), atol=1e-5)
 
 
 def test_output_depends_on_t_and_on_no_other_example(tiny):
@@ -198,13 +205,13 @@ def test_initial_parameters_follow_the_key():
 
 def test_state_other_than_parameters_is_refused():
     with pytest.raises(TypeError, match="parameters only"):
-        functional(lambda rngs: nnx.Dropout(0.1, rngs=rngs))
+        functional(lambda rngs: nnx.Dropout(0.1, rngs=nnx.Rngs(0)))
 
 
 @pytest.mark.parametrize("features, width, depth", [(2, 16, 3), (5, 32, 1)])
 def test_mlp_maps_points_to_points(features, width, depth):
     config = ModelConfig(kind="mlp", channels=width, num_res_blocks=depth)
-    net = functional(lambda rngs: MLP(config, features, rngs))
+    net = functional(lambda rngs: MLP(config, features, features, rngs))
     params = net.init(KEY)
     x = jax.random.normal(KEY, (7, features))
     out = net.apply(params, x, jnp.arange(7.0))
@@ -214,6 +221,24 @@ def test_mlp_maps_points_to_points(features, width, depth):
     assert not np.allclose(out, net.apply(params, x, jnp.arange(7.0) + 100))
     grads = jax.grad(lambda p: net.apply(p, x, jnp.arange(7.0)).sum())(params)
     assert all(np.abs(grad).max() > 0 for grad in grads.values())
+
+
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned", "learned_range"])
+def test_learned_variances_double_the_output(variance):
+    diffusion = DiffusionConfig(variance=variance)
+    images = build_network(
+        Config(data=DataConfig(channels=1), model=ONE_LEVEL, diffusion=diffusion)
+    )
+    points = build_network(
+        Config(
+            data=DataConfig(name="s_curve"),
+            model=ModelConfig(kind="mlp", channels=16),
+            diffusion=diffusion,
+        )
+    )
+    times = 2 if "learned" in variance else 1
+    assert images.abstract["out_conv.kernel"].shape[-1] == times
+    assert points.abstract["out.kernel"].shape == (16, 2 * times)
 
 
 def test_network_of_a_run_fits_its_data():

@@ -29,7 +29,7 @@ def network_of(logits) -> Network:
     """A classifier by formula: `logits(params, x, t)`."""
     return Network(
         init=lambda key: {},
-        apply=lambda params, x, t, key=None: logits(params, x, t),
+        apply=lambda params, x, t, labels=None, key=None: logits(params, x, t),
         abstract={},
     )
 

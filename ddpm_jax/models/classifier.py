@@ -1,0 +1,80 @@
+"""The classifier of noisy images that guides a diffusion model (ADM, section 4): half a U-Net.
+
+Its head sees the middle alone, through attention or a mean over pixels ("attention", "adaptive"),
+or the mean over pixels of every block ("spatial", "spatial_v2"): `config.pool`. ADM's is attention.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ddpm_jax.config import ModelConfig
+from ddpm_jax.models.layers import GroupNorm, attend, heads_of, linear
+from ddpm_jax.models.unet import FLOAT32, Encoder, dropout_keys
+
+HIDDEN = 2048  # width of the hidden layer of the spatial heads
+
+
+class AttentionPool(nnx.Module):
+    """One vector of an image: what its mean pixel takes from all pixels (CLIP, section 2.4)."""
+
+    def __init__(
+        self, side: int, channels: int, out_features: int, config: ModelConfig, rngs: nnx.Rngs
+    ):
+        init = nnx.initializers.normal(channels**-0.5)
+        self.heads = heads_of(channels, config)
+        self.positional_embedding = nnx.Param(init(rngs.params(), (side**2 + 1, channels)))
+        self.qkv_proj = linear(channels, 3 * channels, FLOAT32, rngs)
+        self.c_proj = linear(channels, out_features, FLOAT32, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, side, side, C] -> [B, out_features]."""
+        pixels = x.reshape(x.shape[0], -1, x.shape[-1])
+        tokens = jnp.concatenate([pixels.mean(axis=1, keepdims=True), pixels], axis=1)
+        qkv = self.qkv_proj(tokens + self.positional_embedding[...])
+        # ADM packs this projection in the "new" order, whatever that of the blocks.
+        return self.c_proj(attend(qkv, self.heads, "new")[:, 0])
+
+
+class Classifier(Encoder):
+    """Maps x_t [B, H, W, in_channels] to the logits of `config.num_classes` classes, given t.
+
+    It is called as a denoiser is, but sees no labels: they are what it is to tell.
+    """
+
+    def __init__(self, config: ModelConfig, image_size: int, in_channels: int, rngs: nnx.Rngs):
+        super().__init__(config, image_size, in_channels, rngs)
+        channels, side = self.widths[-1], image_size >> (len(self.widths) - 1)
+        groups, epsilon, classes = config.norm_groups, config.norm_epsilon, config.num_classes
+        if config.pool in ("spatial", "spatial_v2"):
+            self.hidden_proj = linear(sum(self.output_channels), HIDDEN, FLOAT32, rngs)
+            if config.pool == "spatial_v2":
+                self.hidden_norm = GroupNorm(HIDDEN, groups, epsilon)
+            self.out_proj = linear(HIDDEN, classes, FLOAT32, rngs)
+            return
+
+        self.out_norm = GroupNorm(channels, groups, epsilon)
+        if config.pool == "attention":
+            self.out_pool = AttentionPool(side, channels, classes, config, rngs)
+        else:
+            self.out_proj = linear(channels, classes, FLOAT32, rngs, zero=True)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        labels: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """x: [B, H, W, C]; t: [B], as embedded; -> float32 [B, num_classes]."""
+        outputs = self.encode(x, self.embed_time(t), dropout_keys(dropout_key))
+        if self.config.pool in ("spatial", "spatial_v2"):
+            means = [h.astype(jnp.float32).mean(axis=(1, 2)) for h in outputs]
+            h = self.hidden_proj(jnp.concatenate(means, axis=-1))
+            h = nnx.relu(h) if self.config.pool == "spatial" else nnx.silu(self.hidden_norm(h))
+            return self.out_proj(h)
+
+        h = nnx.silu(self.out_norm(outputs[-1].astype(jnp.float32)))
+        if self.config.pool == "attention":
+            return self.out_pool(h)
+        return self.out_proj(h.mean(axis=(1, 2)))

@@ -1,5 +1,6 @@
 """Checkpoints: what is saved comes back, on any mesh."""
 
+import shutil
 from typing import Any, NamedTuple
 
 import jax
@@ -70,3 +71,63 @@ def test_no_checkpoint_is_none_for_training_and_an_error_for_sampling(tmp_path):
         assert checkpoints.restore(abstract) is None
     with pytest.raises(UserError, match="holds no checkpoint"):
         checkpoint.load_ema(tmp_path / "new", abstract.ema)
+
+
+def test_imported_weights_are_no_state_and_start_a_training_on_any_mesh(tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "MIN_SHARDED_SIZE", 8)
+    expected, abstract = on_mesh(2, 4)
+    checkpoint.save_imported(tmp_path, make_state().ema, '{"a": 1}')
+    assert checkpoint.only_imported(tmp_path)
+    with checkpoint.Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.restore(abstract) is None
+        weights = checkpoints.restore_imported(abstract.params)
+    jax.tree.map(np.testing.assert_array_equal, weights, expected.ema)
+    assert weights["a.kernel"].sharding == expected.params["a.kernel"].sharding
+    assert checkpoint.load_ema(tmp_path, abstract.ema).step == 0
+
+
+def test_what_was_trained_goes_before_imported_weights_and_outlives_them(tmp_path):
+    state, abstract = on_mesh(1, 1)
+    checkpoint.save_imported(tmp_path, make_state(5.0).ema, '{"a": 1}')
+    with checkpoint.Checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(1, state, '{"a": 1}')
+        checkpoints.wait()
+        assert not checkpoint.only_imported(tmp_path)
+        restored = checkpoints.restore(abstract)
+        jax.tree.map(np.testing.assert_array_equal, restored, state)
+        checkpoints.save(2, state, '{"a": 1}')
+        checkpoints.wait()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_a_damaged_training_does_not_start_over_from_imported_weights(tmp_path):
+    state, abstract = on_mesh(1, 1)
+    checkpoint.save_imported(tmp_path, state.ema, '{"a": 1}')
+    with checkpoint.Checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(1, state, '{"a": 1}')
+        checkpoints.wait()
+        shutil.rmtree(tmp_path / "1" / "state")
+        with pytest.raises(UserError, match=r"none of the 1 checkpoints in .* can be read"):
+            checkpoints.restore(abstract)
+
+
+def test_imported_weights_of_another_model_are_named(tmp_path):
+    checkpoint.save_imported(tmp_path, {"a.kernel": jnp.ones((2, 2))}, '{"a": 1}')
+    _, abstract = on_mesh(1, 1)
+    with (
+        checkpoint.Checkpoints(tmp_path, keep=2) as checkpoints,
+        pytest.raises(
+            UserError, match=r"0 is of another model: a.bias is missing, expected \(3,\)"
+        ),
+    ):
+        checkpoints.restore_imported(abstract.params)
+
+
+def test_without_imported_weights_there_are_none(tmp_path):
+    state, abstract = on_mesh(1, 1)
+    assert not checkpoint.only_imported(tmp_path / "nowhere")
+    with checkpoint.Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.restore_imported(abstract.params) is None
+        checkpoints.save(1, state, '{"a": 1}')
+        checkpoints.wait()
+        assert checkpoints.restore_imported(abstract.params) is None

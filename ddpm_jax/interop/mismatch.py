@@ -10,7 +10,7 @@ SHOWN = 3  # names of each kind
 def check_names_and_shapes(
     found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Raises UserError with the first missing, unexpected and mis-shaped names, if there are any."""
+    """Raises UserError with the first missing, unexpected and mis-shaped names, if any."""
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
     misshaped = [

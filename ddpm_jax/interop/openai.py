@@ -1,15 +1,16 @@
-"""Names and shapes of OpenAI's guided-diffusion and improved-diffusion state dicts.
+"""State dicts of OpenAI's guided-diffusion and improved-diffusion, in and out.
 
 Every parameter of ours stands for one of theirs, and its name says which. Their layouts are
 PyTorch's: convolutions OIHW, dense layers [out, in], attention's projections [out, in, 1].
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import numpy as np
 
+from ddpm_jax.config import ModelConfig
 from ddpm_jax.interop.mismatch import check_names_and_shapes
 
 # Ours -> theirs: each the part of a name that differs.
@@ -89,7 +90,7 @@ def import_state_dict(
     take: Callable[[str], np.ndarray],
     abstract: Mapping[str, jax.ShapeDtypeStruct],
     pool: str | None = None,
-) -> dict[str, np.ndarray]:
+) -> dict[str, jax.Array]:
     """Our parameters, float32, from a state dict.
 
     `shapes` are its names and shapes, and `take(name)` gives one of its arrays, asked for once, so
@@ -98,16 +99,41 @@ def import_state_dict(
     """
     check_names_and_shapes(shapes, torch_shapes(abstract, pool))
     return {
-        name: np.ascontiguousarray(from_torch(name, take(torch_name(name, pool))), np.float32)
+        name: jax.device_put(
+            np.ascontiguousarray(from_torch(name, take(torch_name(name, pool))), np.float32)
+        )
         for name in abstract
     }
+
+
+def exported(
+    params: dict[str, jax.Array], pool: str | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and arrays of a state dict that their code loads; takes them out of `params`."""
+    for name in list(params):
+        array = to_torch(name, np.asarray(params.pop(name)), pool)
+        yield torch_name(name, pool), np.array(array, np.float32, order="C")
 
 
 def export_state_dict(
     params: Mapping[str, jax.Array], pool: str | None = None
 ) -> dict[str, np.ndarray]:
     """A state dict that their code loads, float32 arrays in their layout."""
-    return {
-        torch_name(name, pool): np.ascontiguousarray(to_torch(name, np.asarray(value), pool))
-        for name, value in params.items()
-    }
+    return dict(exported(dict(params), pool))
+
+
+def unknown_settings(model: ModelConfig) -> list[str]:
+    """Settings of a network that their code cannot be told: it would compute something else."""
+    usual = ModelConfig()
+    names = (
+        "rescale_residual",
+        "norm_groups",
+        "norm_epsilon",
+        "downsample_padding",
+        "timestep_embedding",
+    )
+    return [
+        f"model.{name} {getattr(model, name)}"
+        for name in names
+        if getattr(model, name) != getattr(usual, name)
+    ]

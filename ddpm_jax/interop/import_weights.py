@@ -1,0 +1,151 @@
+"""Makes a run folder of published weights: sample.py draws from it, train.py fine-tunes it.
+
+    python -m ddpm_jax.interop.import_weights 64x64_diffusion.pt --model imagenet64 --out runs/adm64
+    python -m ddpm_jax.interop.import_weights ddpm-cifar10-32 --out runs/ho
+
+FILE is a .pt file of OpenAI's guided-diffusion or improved-diffusion, or of a model of your own
+trained with their code, or the folder of a UNet2DModel of diffusers.
+"""
+
+import dataclasses
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+from tyro.conf import Positional
+
+from ddpm_jax import checkpoint, cli, config_json
+from ddpm_jax.config import Config, check
+from ddpm_jax.errors import UserError, run_script
+from ddpm_jax.interop import diffusers, openai, published, weight_files
+from ddpm_jax.interop.diffusers_settings import read_config, unet_settings
+from ddpm_jax.models import Params, build_network, count_parameters
+
+
+@dataclass(frozen=True)
+class Args:
+    file: Positional[Path]  # a .pt file, or the folder of a UNet2DModel
+    out: Path  # the run folder to make
+    model: str = ""  # a published model or a config file; of a folder: by default its own settings
+
+
+def main() -> None:
+    args = cli.parse(Args, sys.argv[1:], description=__doc__)
+    cli.start_logging()
+    jax.config.update("jax_platforms", "cpu")  # an accelerator may be at work, and has no part here
+    weight_files.return_freed_memory()
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        raise UserError(f"--out {args.out} is there already: name a new folder, or remove it")
+
+    if args.file.is_dir():
+        config, params = _from_folder(args.file, args.model)
+    else:
+        config, params = _from_pt(args.file, args.model)
+    count = count_parameters(params)
+
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {args.out} cannot be written: {error.strerror}") from error
+    config_file = args.out / "config.py"
+    if args.model:
+        config_file = Path(os.path.relpath(published.config_path(args.model)))
+    else:
+        config_file.write_text(_source(config, args.file))
+    checkpoint.save_imported(args.out / "checkpoints", params, config_json.to_json(config))
+    (args.out / "config.json").write_text(config_json.to_json(config))
+
+    sampling = f"python sample.py --workdir {args.out}"
+    if config.model.kind == "classifier":
+        sampling = f"python sample.py --workdir RUN --classifier {args.out} --guidance-scale 1"
+    elif config.data.low_res_size:
+        sampling = f"python sample.py --workdir RUN --upsampler {args.out}"
+    print(
+        f"{args.out}: {count:,} parameters of {args.model or args.file}; next: {sampling} | "
+        f"python train.py --config {config_file} --workdir {args.out} --data.name folder:PATH"
+    )
+
+
+def _from_pt(file: Path, model: str) -> tuple[Config, Params]:
+    """Config and parameters of a state dict of OpenAI's code, which `model` says the network of."""
+    if file.suffix == ".safetensors" or file.name == "config.json":
+        raise UserError(f"{file}: name its folder, {file.parent}, to import a UNet2DModel")
+    if not model:
+        guess = published.model_of(file)
+        raise UserError(
+            f"--model is needed: {file} does not say what network it is of; "
+            + (f"by its name: --model {guess}" if guess else f"--model {published.choices()}")
+        )
+    config = cli.load_config(published.config_path(model))
+    check(config)
+    if config.model.kind == "mlp":
+        raise UserError(f"--model {model} is of points: OpenAI's code has no such network")
+    pool = config.model.pool if config.model.kind == "classifier" else None
+    weights = weight_files.read_pt(file)
+    abstract = build_network(config).abstract
+    try:
+        return config, openai.import_state_dict(weights.shapes, weights.take, abstract, pool)
+    except UserError as error:
+        raise UserError(f"{file} does not fit --model {model}: {error}") from error
+
+
+def _from_folder(folder: Path, model: str) -> tuple[Config, Params]:
+    """Config and parameters of a UNet2DModel, alone or in the folder of its pipeline."""
+    folder = folder / "unet" if (folder / "unet" / "config.json").is_file() else folder
+    theirs = config = read_config(folder)
+    if model:
+        config = cli.load_config(published.config_path(model))
+        check(config)
+        _check_same_network(config, theirs, f"{folder} does not fit --model {model}")
+    names = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    if path is None:
+        raise UserError(f"{folder} holds neither {' nor '.join(names)}")
+    safe = path.suffix == ".safetensors"
+    read = weight_files.read_safetensors if safe else weight_files.read_pt
+    abstract = build_network(config).abstract
+    try:
+        return config, diffusers.import_weights(read(path), abstract, config.model)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _check_same_network(ours: Config, theirs: Config, what: str) -> None:
+    """Raises UserError for settings that make another function of the same weights."""
+    ours, theirs = unet_settings(ours), unet_settings(theirs)
+    free = {"dropout"} | ({"downsample_padding"} if ours["downsample_type"] == "resnet" else set())
+    differ = [
+        f"{name} is {value}, expected {ours[name]}"
+        for name, value in theirs.items()
+        if value != ours[name] and name not in free
+    ]
+    if differ:
+        raise UserError(f"{what}: {', '.join(differ)}")
+
+
+def _source(config: Config, file: Path) -> str:
+    """A config file with every setting that is not the default."""
+    sections = []
+    for section in dataclasses.fields(config):
+        value = getattr(config, section.name)
+        changed = [
+            f"            {field.name}={getattr(value, field.name)!r},\n"
+            for field in dataclasses.fields(value)
+            if getattr(value, field.name) != field.default
+        ]
+        if changed:
+            kind = type(value).__name__
+            sections.append(
+                f"        {section.name}=config.{kind}(\n{''.join(changed)}        ),\n"
+            )
+    return (
+        f'"""The settings that {file.name} came with; those of training are the usual."""\n\n'
+        "from ddpm_jax import config\n\n\n"
+        f"def get_config() -> config.Config:\n    return config.Config(\n{''.join(sections)}    )\n"
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)

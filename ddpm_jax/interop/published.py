@@ -1,0 +1,103 @@
+"""The models that OpenAI has published: their configs, and the files that their weights come in.
+
+The files are those of the READMEs of openai/guided-diffusion (..._adm) and
+openai/improved-diffusion (..._iddpm).
+"""
+
+import difflib
+from pathlib import Path
+from typing import NamedTuple
+
+from ddpm_jax.cli import DEFAULT_CONFIG
+from ddpm_jax.errors import UserError
+
+
+class Published(NamedTuple):
+    """One published model."""
+
+    config: str  # configs/CONFIG.py
+    file: str  # the name that its weights are distributed under
+    about: str
+
+
+MODELS = {
+    "imagenet64": Published("imagenet64_adm", "64x64_diffusion.pt", "ADM, ImageNet 64x64"),
+    "imagenet128": Published("imagenet128_adm", "128x128_diffusion.pt", "ADM, ImageNet 128x128"),
+    "imagenet256": Published("imagenet256_adm", "256x256_diffusion.pt", "ADM, ImageNet 256x256"),
+    "imagenet256_uncond": Published(
+        "imagenet256_adm_uncond", "256x256_diffusion_uncond.pt", "ADM, ImageNet 256x256, no labels"
+    ),
+    "imagenet512": Published("imagenet512_adm", "512x512_diffusion.pt", "ADM, ImageNet 512x512"),
+    "lsun_bedroom": Published("lsun_bedroom_adm", "lsun_bedroom.pt", "ADM, LSUN bedrooms 256x256"),
+    "lsun_cat": Published("lsun_cat_adm", "lsun_cat.pt", "ADM, LSUN cats 256x256"),
+    "lsun_horse": Published("lsun_horse_adm", "lsun_horse.pt", "ADM, LSUN horses 256x256"),
+    "upsampler_64_256": Published(
+        "upsampler_64_256_adm", "64_256_upsampler.pt", "ADM-U, ImageNet from 64x64 to 256x256"
+    ),
+    "upsampler_128_512": Published(
+        "upsampler_128_512_adm", "128_512_upsampler.pt", "ADM-U, ImageNet from 128x128 to 512x512"
+    ),
+    **{
+        f"imagenet{side}_classifier": Published(
+            f"imagenet{side}_classifier",
+            f"{side}x{side}_classifier.pt",
+            f"the classifier that guides ImageNet {side}x{side}",
+        )
+        for side in (64, 128, 256, 512)
+    },
+    "cifar10_iddpm": Published(
+        "cifar10_iddpm", "cifar10_uncond_50M_500K.pt", "Improved DDPM, CIFAR-10, L_hybrid"
+    ),
+    "cifar10_iddpm_vlb": Published(
+        "cifar10_iddpm_vlb", "cifar10_uncond_vlb_50M_500K.pt", "Improved DDPM, CIFAR-10, L_vlb"
+    ),
+    "imagenet64_iddpm": Published(
+        "imagenet64_iddpm",
+        "imagenet64_uncond_100M_1500K.pt",
+        "Improved DDPM, ImageNet 64x64, no labels, L_hybrid",
+    ),
+    "imagenet64_iddpm_vlb": Published(
+        "imagenet64_iddpm_vlb",
+        "imagenet64_uncond_vlb_100M_1500K.pt",
+        "Improved DDPM, ImageNet 64x64, no labels, L_vlb",
+    ),
+    "imagenet64_iddpm_cond": Published(
+        "imagenet64_iddpm_cond", "imagenet64_cond_270M_250K.pt", "Improved DDPM, ImageNet 64x64"
+    ),
+    "upsampler_64_256_iddpm": Published(
+        "upsampler_64_256_iddpm",
+        "upsample_cond_500K.pt",
+        "Improved DDPM, ImageNet from 64x64 to 256x256",
+    ),
+    "lsun_bedroom_iddpm": Published(
+        "lsun_bedroom_iddpm",
+        "lsun_uncond_100M_1200K_bs128.pt",
+        "Improved DDPM, LSUN bedrooms 256x256",
+    ),
+}
+
+
+def config_path(model: str) -> Path:
+    """The config file of a published model, or `model` itself where it names one.
+
+    Raises UserError for an unknown name, with the closest one and all.
+    """
+    if model in MODELS:
+        return DEFAULT_CONFIG.parent / f"{MODELS[model].config}.py"
+    if model.endswith(".py"):
+        return Path(model)
+    close = difflib.get_close_matches(model, MODELS, n=1)
+    raise UserError(
+        f"--model {model}: unknown; {f'did you mean {close[0]}? ' if close else ''}there are: "
+        f"{', '.join(MODELS)}; or name a config file"
+    )
+
+
+def model_of(file: Path) -> str | None:
+    """The published model whose weights come under this file name."""
+    return next((name for name, each in MODELS.items() if each.file == file.name), None)
+
+
+def choices() -> str:
+    """The names of all, and what else may be given."""
+    return f"NAME, of {', '.join(MODELS)}; or a config file"

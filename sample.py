@@ -7,7 +7,13 @@ A super-resolution run enlarges images, given or drawn by another run just befor
     python sample.py --workdir runs/upsampler --low-res FOLDER_OR_SAMPLES_NPZ
     python sample.py --workdir runs/base --upsampler runs/upsampler --upsampler-steps 250
 
-Sample i depends on (seed, i, label) and the image that it enlarges alone.
+A classifier of noisy images guides the samples to their labels, and so does a model that was
+trained to know images without labels too. Of several scales each draws a row of the same noise:
+
+    python sample.py --workdir runs/digits --classifier runs/judge --guidance-scale 0,1,2.5
+    python sample.py --workdir runs/digits --cfg-scale 3 --guidance-interval 0.2,0.8
+
+Sample i depends on (seed, i, label), its scales and the image that it enlarges alone.
 """
 
 import sys
@@ -19,7 +25,7 @@ from ddpm_jax import cli, data, outputs, parallel
 from ddpm_jax.data.low_res import read_low_res
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.errors import UserError, run_script
-from ddpm_jax.sampling import stages
+from ddpm_jax.sampling import guides, stages
 from ddpm_jax.training.metrics import progress
 
 
@@ -28,11 +34,15 @@ class Args:
     workdir: Path  # the run folder that train.py wrote
     num: int | None = None  # how many samples; None: 64, or as many as --low-res has
     seed: int = 0  # of the noise, and of random labels
-    labels: str = ""  # 3,7 (in turn), all (in turn) or random; for models with classes
+    labels: str = ""  # 3,7 (in turn), all (in turn) or random; for a model or classifier of classes
     sampler: Literal["ddpm", "ddim"] | None = None  # None: the run's own; so for those below
     steps: str | None = None  # 250, 10,15,20 (a section each), ddim50; with another sampler: all
     eta: float | None = None  # DDIM's noise, 0 to 1
     batch_size: int | None = None  # samples drawn at once
+    classifier: Path | None = None  # run folder of a classifier, whose gradient guides the samples
+    guidance_scale: str | None = None  # of that gradient, one or a list as 0,1,2.5; None: 1
+    cfg_scale: str | None = None  # of classifier-free guidance, as above; 1: the model itself
+    guidance_interval: str | None = None  # part of t/T that is guided, as 0.2,0.8; None: all of it
     low_res: Path | None = None  # images to enlarge: a folder, or samples.npz or its folder
     upsampler: Path | None = None  # run folder of the model that enlarges the samples
     upsampler_steps: str | None = None  # as --steps, of the upsampler; None: its run's own
@@ -60,12 +70,20 @@ def main() -> None:
         batch_size=args.batch_size,
     )
     stages.check_first(args.workdir, first, args.low_res)
-    runs = [(args.workdir, first)]
+    guide = guides.read_guide(
+        args.workdir,
+        first,
+        classifier=args.classifier,
+        guidance_scale=args.guidance_scale,
+        cfg_scale=args.cfg_scale,
+        interval=args.guidance_interval,
+    )
+    rows, runs = len(guide.scales), [(args.workdir, first)]
     if args.upsampler is not None:
         upsampler = stages.read_settings(
             args.upsampler, steps=args.upsampler_steps, batch_size=args.batch_size
         )
-        stages.check_upsampler(first, upsampler, args.upsampler)
+        stages.check_upsampler(first, guide, upsampler, args.upsampler)
         runs.append((args.upsampler, upsampler))
     elif args.upsampler_steps is not None:
         raise UserError(f"--upsampler-steps {args.upsampler_steps}: there is no --upsampler")
@@ -73,16 +91,23 @@ def main() -> None:
 
     # What they are told: labels, and what the first one enlarges
     num, low_res, given = args.num or 64, None, None
+    classes = stages.stage_classes(configs, guide)
     if args.low_res is not None:
-        num_classes = 0 if args.labels else max(config.model.num_classes for config in configs)
+        num_classes = 0 if args.labels else max(classes)
         low_res, given = read_low_res(args.low_res, first.data, args.num, num_classes)
         num = len(low_res)
-    labels = stages.stage_labels(args.labels, num, configs, args.seed, given)
+    enlarges = low_res is not None
+    labels = stages.stage_labels(args.labels, num, classes, args.seed, given, enlarges)
 
     # Devices and weights: all of them before the first chain, for that may take hours
     parallel.use_every_core()
     models = [
-        stages.load_stage(workdir, config, args.frames if config is last else 0)
+        stages.load_stage(
+            workdir,
+            config,
+            args.frames if config is last else 0,
+            guide if config is first else guides.no_guide(rows),
+        )
         for workdir, config in runs
     ]
     out = args.out or args.workdir / "drawn"
@@ -90,20 +115,22 @@ def main() -> None:
 
     # The chains
     for model, told in zip(models, labels, strict=True):
-        with progress(num, 0, "sample", f"step {model.step}") as bar:
+        with progress(num * rows, 0, "sample", f"step {model.step}") as bar:
             drawn = model.draw(args.seed, told, bar.update, low_res)
         if model is not models[-1]:
             outputs.save_arrays(drawn, out / "base")
             low_res = drawn.x
+    drawn = drawn._replace(scales=guide.scales)
 
     # Files: points lie over those of the data
     points = last.data.name == "s_curve"
     reference = data.load_source(last.data).points if points else None
-    columns = outputs.grid_columns(drawn.labels, last.model.num_classes)
+    columns = outputs.grid_columns(drawn.labels, classes[-1])
     outputs.save_samples(drawn, out, reference, columns, low_res)
     if args.frames:
         outputs.save_chain(drawn, build_diffusion(last.diffusion).schedule, out, reference)
-    print(f"{num} samples in {out}")
+    at = f" at each of {rows} scales, a row each" if rows > 1 else ""
+    print(f"{num} samples{at} in {out}")
 
 
 if __name__ == "__main__":

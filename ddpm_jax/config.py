@@ -79,7 +79,7 @@ class DiffusionConfig:
     weighting: Weighting = "none"  # of the timesteps, in mse and l1
     min_snr_gamma: float = 5.0  # signal-to-noise ratio above which min_snr lowers the weight
     p2_gamma: float = 1.0  # p2 weighs by (k + signal-to-noise ratio)^-gamma
-    p2_k: float = 1.0
+    p2_k: float = 1.0  # the k of p2
     timestep_sampler: TimestepSampler = "uniform"  # loss_second_moment: often where it is large
     label_dropout: float = 0.0  # probability of training an example without its label
 
@@ -246,6 +246,8 @@ def _problems(config: Config) -> Iterator[tuple[str, object, str]]:
         yield "model.kind", model.kind, f"{'mlp' if points else 'unet'} for --data.name {data.name}"
     if model.kind == "classifier" and model.num_classes < 2:
         yield "model.num_classes", model.num_classes, "2 or more for a classifier"
+    if model.kind == "classifier" and diffusion.variance.startswith("learned"):
+        yield "diffusion.variance", diffusion.variance, "fixed for a classifier"
     if model.kind == "mlp" and model.dropout:
         yield "model.dropout", model.dropout, "0 for --model.kind mlp"
     if points and model.num_classes:
@@ -274,11 +276,15 @@ def _unet_problems(config: Config) -> Iterator[tuple[str, object, str]]:
                 resolution,
                 f"among the sides of the levels, {sides}",
             )
-    heads = "num_head_channels" if model.num_head_channels else "num_heads"
-    attending = [
+    attending = {
         w for w, at in zip(widths, sides, strict=True) if at in model.attention_resolutions
-    ]
-    for width in {*attending, widths[-1]}:  # the middle always attends
-        if width % getattr(model, heads):
-            wanted = f"a divisor of the width of every level that attends, here {width}"
-            yield f"model.{heads}", getattr(model, heads), wanted
+    }
+    heads = (
+        ("num_head_channels",) if model.num_head_channels else ("num_heads", "num_heads_upsample")
+    )
+    for name in heads:
+        # The middle attends always, and has as many heads as the way down.
+        for width in attending | ({widths[-1]} if name != "num_heads_upsample" else set()):
+            if width % (getattr(model, name) or 1):
+                wanted = f"a divisor of the width of every level that attends, here {width}"
+                yield f"model.{name}", getattr(model, name), wanted

@@ -8,9 +8,10 @@ from ddpm_jax import visual
 from ddpm_jax.diffusion.schedules import NoiseSchedule
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import replacing
-from ddpm_jax.sampling.draw import Drawn
+from ddpm_jax.sampling.draw import UNGUIDED, Drawn
 
 GRID_SAMPLES = 400  # more than this in one picture, nobody looks at
+ROW_SAMPLES = 20  # columns of a grid with a row for each scale
 STRIP_SAMPLES = 4  # rows of the strip
 STRIP_MOMENTS = 10  # columns of the strip, panels of a row of points
 PICTURES = [
@@ -69,11 +70,17 @@ def save_arrays(drawn: Drawn, folder: Path) -> None:
     """Writes samples.npz, in the layout that the published evaluators read.
 
     arr_0: uint8 images [N, H, W, C] or float32 points [N, D]; arr_1: int labels [N], if the model
-    is given any.
+    or a classifier is given any. Of several scales all the samples of one come before those of the
+    next; `guidance_scale` and `cfg_scale`, float32 [N], tell them where there are any.
     """
     arrays = [drawn.x, drawn.labels] if drawn.labels.min() >= 0 else [drawn.x]
+    scales = {}
+    for name, unguided in UNGUIDED._asdict().items():
+        values = np.array([getattr(each, name) for each in drawn.scales], np.float32)
+        if (values != unguided).any():
+            scales[f"{name}_scale"] = np.repeat(values, len(drawn.x) // len(values))
     with replacing(folder / "samples.npz") as temporary, temporary.open("wb") as file:
-        np.savez(file, *arrays)
+        np.savez(file, *arrays, **scales)
 
 
 def save_samples(
@@ -85,17 +92,23 @@ def save_samples(
 ) -> None:
     """Writes samples.npz, grid.png and, for images, images/000000.png ... into the folder `out`.
 
-    `low_res`: the images that were enlarged, a grid of their own, low_res.png. What an earlier call
-    wrote there goes first, so that the folder holds samples of one kind.
+    `low_res`: the images that were enlarged, a grid of their own, low_res.png. Of several scales
+    each has a row of the grids, of the first samples. What an earlier call wrote there goes first,
+    so that the folder holds samples of one kind.
     """
     for old in [*out.glob(f"images/{'[0-9]' * 6}.png"), *(out / name for name in PICTURES)]:
         old.unlink(missing_ok=True)
     save_arrays(drawn, out)
     if drawn.x.ndim > 2:
         visual.save_images(drawn.x, out / "images")
-    save_picture(drawn.x, out / "grid.png", reference, columns)
-    if low_res is not None:
-        save_picture(low_res, out / "low_res.png", None, columns)
+    pictures = {"grid.png": drawn.x} | ({} if low_res is None else {"low_res.png": low_res})
+    rows = len(drawn.scales)
+    if rows > 1 and drawn.x.ndim > 2:
+        num = len(drawn.x) // rows
+        columns = min(num, ROW_SAMPLES, max(1, GRID_SAMPLES // rows))
+        pictures = {name: _first(x, len(x) // num, columns) for name, x in pictures.items()}
+    for name, x in pictures.items():
+        save_picture(x, out / name, reference, columns)
 
 
 def save_chain(
@@ -108,15 +121,18 @@ def save_chain(
     that of training.
     """
     if reference is None:
+        rows, kept = len(drawn.scales), drawn.kept_x.shape[1]
         few = visual.thinned(len(drawn.timesteps), STRIP_MOMENTS)
+        strip = _first(np.arange(kept), rows, max(1, STRIP_SAMPLES // rows))[:STRIP_SAMPLES]
         visual.save_chain_strip(
-            drawn.kept_x[few][:, :STRIP_SAMPLES],
-            drawn.kept_xstart[few][:, :STRIP_SAMPLES],
+            drawn.kept_x[few][:, strip],
+            drawn.kept_xstart[few][:, strip],
             [drawn.timesteps[k] for k in few],
             out / "chain.png",
         )
-        frames = [*drawn.kept_x, drawn.x[: drawn.kept_x.shape[1]]]
-        grids = [visual.grid(frame, min_pixels=300) for frame in frames]
+        frames = [*drawn.kept_x, _first(drawn.x, rows, kept // rows)]
+        columns = min(kept // rows, ROW_SAMPLES) if rows > 1 else None
+        grids = [visual.grid(_first(frame, rows, columns), columns, 300) for frame in frames]
         visual.save_gif(np.stack(grids), out / "chain.gif")
         return
     reverse = [*drawn.kept_x, drawn.x]
@@ -132,6 +148,11 @@ def save_chain(
     ]
     titles = ["data", *(f"t = {t}" for t in rising)]
     _save_points([x_start, *forward], titles, x_start[:, 1], out / "forward")
+
+
+def _first(x: np.ndarray, rows: int, count: int | None) -> np.ndarray:
+    """The first samples, all if `count` is None, of each of the rows that follow one another."""
+    return x.reshape(rows, -1, *x.shape[1:])[:, :count].reshape(-1, *x.shape[1:])
 
 
 def _save_points(frames: list, titles: list[str], values: np.ndarray, path: Path) -> None:

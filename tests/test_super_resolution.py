@@ -10,9 +10,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,46 +18,11 @@ from PIL import Image
 import sample
 import train
 from ddpm_jax import config_json
-from ddpm_jax.checkpoint import Checkpoints
-from ddpm_jax.config import Config, DataConfig, DiffusionConfig, ModelConfig, SampleConfig
 from ddpm_jax.data import centre_crop, decode_image
 from ddpm_jax.errors import run_script
-from ddpm_jax.models import Params, build_network
+from tests.sampling.run_folders import TINY, make_run, tiny
 
-CLASSES = 3
-
-
-class State(NamedTuple):
-    ema: Params
-
-
-def make_run(
-    workdir: Path, image_size: int, low_res_size: int = 0, num_classes: int = CLASSES
-) -> Path:
-    """A run folder as train.py leaves it: a tiny net whose every weight is random."""
-    config = Config(
-        data=DataConfig(
-            name="digits", image_size=image_size, channels=1, low_res_size=low_res_size
-        ),
-        model=ModelConfig(
-            channels=8,
-            channel_mult=(1,),
-            num_res_blocks=1,
-            attention_resolutions=(),
-            num_classes=num_classes,
-            norm_groups=4,
-        ),
-        diffusion=DiffusionConfig(schedule="cosine", timesteps=12, prediction="x_start"),
-        sample=SampleConfig(steps="4", batch_size=4),
-    )
-    rng = np.random.default_rng(low_res_size)
-    shapes = {name: leaf.shape for name, leaf in build_network(config).abstract.items()}
-    params = {name: 0.3 * rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
-    workdir.mkdir(parents=True)
-    (workdir / "config.json").write_text(config_json.to_json(config))
-    with Checkpoints(workdir / "checkpoints", keep=1) as checkpoints:
-        checkpoints.save(1, State(jax.device_put(params)), config_json.to_json(config))
-    return workdir
+CLASSES = TINY.model.num_classes
 
 
 def write_images(folder: Path, sizes: dict[str, tuple[int, int]]) -> Path:
@@ -75,10 +38,10 @@ def write_images(folder: Path, sizes: dict[str, tuple[int, int]]) -> Path:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs, images and samples, good and bad; commands are run in it."""
     place = tmp_path_factory.mktemp("place")
-    make_run(place / "base", 4)
-    make_run(place / "up", 8, low_res_size=4)
-    make_run(place / "plain_base", 4, num_classes=0)
-    make_run(place / "plain_up", 8, low_res_size=4, num_classes=0)
+    make_run(place / "base", tiny())
+    make_run(place / "up", tiny(image_size=8, low_res_size=4), seed=4)
+    make_run(place / "plain_base", tiny(num_classes=0))
+    make_run(place / "plain_up", tiny(image_size=8, low_res_size=4, num_classes=0), seed=4)
 
     for name, field, value in [
         ("five_up", "num_classes", 5),

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ddpm_jax.config import ModelConfig
+from ddpm_jax.models.convolution import conv_general_dilated
 
 # DDPM's initialisation; the last layer of each residual branch starts at zero.
 DENSE_INIT = nnx.initializers.variance_scaling(1.0, "fan_avg", "uniform")
@@ -82,6 +83,7 @@ def conv(
         padding=(padding, padding),
         kernel_init=ZERO_INIT if zero else DENSE_INIT,
         dtype=dtype,
+        conv_general_dilated=conv_general_dilated,
         rngs=rngs,
     )
 

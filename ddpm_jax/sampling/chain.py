@@ -14,18 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.diffusion.process import Diffusion
+from ddpm_jax.diffusion.process import Denoiser, Diffusion
 from ddpm_jax.diffusion.schedules import NoiseSchedule
+from ddpm_jax.sampling.guidance import Condition
 from ddpm_jax.sampling.steps import StepFn
 
 PROGRESS_SLICES = 50
 # Keeps the noise of sampling apart from that of training with the same seed.
 SAMPLING = 0x5A3B1E
 
-# What a network is told besides x_t and t: any tree of arrays [B, ...], such as labels.
-Condition = Any
-# apply(params, x_t, model_t, condition) -> [B, ...]
-Apply = Callable[[dict, jax.Array, jax.Array, Condition], jax.Array]
+# apply(params, x_t, model_t, condition) -> [B, ...]; params is any tree of arrays.
+Apply = Callable[[Any, jax.Array, jax.Array, Condition], jax.Array]
 
 
 class Samples(NamedTuple):
@@ -49,14 +48,18 @@ def make_sampler(
     shape: tuple[int, ...],
     keep: Sequence[int] = (),
     stream: int = 0,
+    log_gradient: Apply | None = None,
 ) -> Callable[..., Samples]:
     """A function `run(params, seed, index, condition, on_progress=None) -> Samples`.
 
     `shape` is that of one sample; `index`: int32 [B]; `condition`: a tree of arrays [B, ...], which
     `apply` gets as it is. `keep` lists the distinct indices t, at most T-1, whose x_t and predicted
     x_0 come back, in its order. Chains of other streams use other random numbers of the same seed.
+    `log_gradient`, with the arguments of `apply`, guides every step: the gradient of log p(y | x_t)
+    times its scale, as `guidance.log_gradient` makes it.
     `on_progress(n)` hears that n more steps are done, one slice of the chain behind, so that the
-    device never waits for it. B, not the values, decides whether `run` compiles.
+    device never waits for it. B, not the values, decides whether `run` compiles; so a scale that
+    is an array of `condition` may change freely.
     """
     num_steps = diffusion.schedule.num_timesteps
     # The place of each step's state among those kept; len(keep) is out of bounds and so dropped.
@@ -75,17 +78,18 @@ def make_sampler(
     def advance(params, state, seed, index, condition, first, last) -> tuple[Samples, jax.Array]:
         keys = sample_keys(seed, index, stream)
 
+        def bound(function: Apply) -> Denoiser:
+            return lambda x, model_t: function(params, x, model_t, condition)
+
+        guided = step
+        if log_gradient is not None:
+            guided = partial(step, log_gradient=bound(log_gradient))
+
         def body(i: jax.Array, state: Samples) -> Samples:
             t = first - 1 - i
             step_keys = jax.vmap(partial(jax.random.fold_in, data=t))(keys)
             noise = jax.vmap(lambda key: jax.random.normal(key, shape))(step_keys)
-            new = step(
-                diffusion,
-                lambda x, model_t: apply(params, x, model_t, condition),
-                state.x,
-                jnp.full(index.shape, t),
-                noise,
-            )
+            new = guided(diffusion, bound(apply), state.x, jnp.full(index.shape, t), noise)
             if not keep:
                 return state._replace(x=new.sample)
             place = jnp.asarray(slot)[t]
@@ -98,7 +102,7 @@ def make_sampler(
         return jax.lax.fori_loop(0, first - last, body, state), last
 
     def run(
-        params: dict,
+        params: Any,
         seed: int,
         index: jax.Array,
         condition: Condition,

@@ -1,47 +1,76 @@
 """Samples of a run's model as arrays: labels, batches and devices around the chain."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from ddpm_jax.config import Config, data_shape
 from ddpm_jax.diffusion import build_diffusion
+from ddpm_jax.diffusion.process import Diffusion
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import Network, Params
 from ddpm_jax.parallel import batch_sharding
-from ddpm_jax.sampling.chain import evenly_kept, kept_by_noise, make_sampler
+from ddpm_jax.sampling.chain import Samples, evenly_kept, kept_by_noise, make_sampler
+from ddpm_jax.sampling.guidance import (
+    Scale,
+    class_log_prob,
+    classifier_free,
+    log_gradient,
+    within,
+)
 from ddpm_jax.sampling.steps import ancestral_step, ddim_step
 from ddpm_jax.visual import to_uint8
 
 FRAME_SAMPLES = 64  # images whose chains are kept: as many as a GIF shows
 
 
-class Drawn(NamedTuple):
-    """N samples, and x_t and the predicted x_0 of the first M of them at K timesteps of the chain.
+class Scales(NamedTuple):
+    """How strongly a row of samples is guided: by default not at all."""
 
+    guidance: float = 0.0  # of the classifier's gradient
+    cfg: float = 1.0  # of classifier-free guidance; 1: the network as it is
+
+
+class Guidance(NamedTuple):
+    """What guides besides the network itself, and when."""
+
+    classifier: Network | None = None
+    params: Params | None = None  # of the classifier
+    interval: tuple[float, float] = (0.0, 1.0)  # of t / T
+
+
+UNGUIDED, ALONE = Scales(), Guidance()
+
+
+class Drawn(NamedTuple):
+    """Samples, N at each of S scales, and the first ones of each at K timesteps of the chain, M.
+
+    All of a scale come before those of the next: i, N + i, ... are one noise at each of them.
     Images are uint8, points float32.
     """
 
-    x: np.ndarray  # [N, ...]
-    labels: np.ndarray  # int32 [N], -1 for none
+    x: np.ndarray  # [S * N, ...]
+    labels: np.ndarray  # int32 [S * N], -1 for none
     timesteps: list[int]  # K, of the chain of training, falling
-    kept_x: np.ndarray  # [K, M, ...]
-    kept_xstart: np.ndarray  # [K, M, ...]
+    kept_x: np.ndarray  # x_t: [K, M, ...]
+    kept_xstart: np.ndarray  # the predicted x_0: [K, M, ...]
+    scales: Sequence[Scales] = (UNGUIDED,)  # S
 
 
 def choose_labels(spec: str, num: int, num_classes: int, seed: int) -> np.ndarray:
     """int32 [num]: "all" classes in turn, "random" ones, or those of a list "3,7" in turn.
 
-    Label i depends on i and the seed alone. -1 throughout for a model without classes. Raises
+    Label i depends on i and the seed alone. -1 throughout where there are no classes. Raises
     UserError.
     """
     if not num_classes:
         if spec:
-            raise UserError(f"--labels {spec}: this model is unconditional; leave --labels out")
+            raise UserError(f"--labels {spec}: this model is unconditional; leave it out")
         return np.full(num, -1, np.int32)
     match spec:
         case "all" | "":
@@ -63,31 +92,38 @@ def choose_labels(spec: str, num: int, num_classes: int, seed: int) -> np.ndarra
 
 
 def make_drawer(
-    config: Config, network: Network, mesh: Mesh, frames: int = 0
+    config: Config, network: Network, mesh: Mesh, frames: int = 0, guidance: Guidance = ALONE
 ) -> Callable[..., Drawn]:
-    """`draw(params, seed, labels, on_progress=None, low_res=None) -> Drawn`, by `config.sample`.
+    """`draw(params, seed, labels, on_progress=None, low_res=None, scales=(UNGUIDED,)) -> Drawn`.
 
-    Samples 0..len(labels)-1 are drawn in batches of one size, the last one filled up, so that one
-    program serves all. `frames` is how many moments of the chain come back; `on_progress(n)` hears
-    that n more samples, or a fraction of one, are done. `low_res`: uint8 [N, h, w, C], what a
-    super-resolution model enlarges, and given to no other. Sample i depends on the seed, i, its
-    label and its `low_res` alone. Raises UserError for steps that are no respacing.
+    It draws samples 0..N-1 at each of S scales, by `config.sample`, in batches of one size, the
+    last one filled up, so that one program serves all that are guided alike. What no scale guides
+    is drawn by the program of the network alone, and so has the bits of a drawer without guidance.
+    A sample depends on the seed, its index, label, low_res and scales alone.
+
+    Args:
+      config, network, mesh: of the run, and of the devices that draw.
+      frames: how many moments of the chain come back.
+      guidance: what may guide; `scales` say how strongly.
+
+    Arguments of `draw`:
+      params, seed, labels: the weights, one number, and int32 [N] with -1 for none.
+      on_progress: hears `on_progress(n)` when n more samples, or a fraction of one, are done.
+      low_res: uint8 [N, h, w, C], what a super-resolution model enlarges, and given to no other;
+        or [S * N, h, w, C], images of their own at each scale.
+      scales: S of them.
+
+    Raises:
+      UserError: for steps that are no respacing.
     """
     sample = config.sample
     diffusion = build_diffusion(config.diffusion, sample.steps)
-    step = {
-        "ddpm": partial(ancestral_step, clip=sample.clip),
-        "ddim": partial(ddim_step, clip=sample.clip, eta=sample.eta),
-    }[sample.sampler]
     schedule, num_steps = diffusion.schedule, diffusion.schedule.num_timesteps
-    shape = data_shape(config)
+    shape, side = data_shape(config), config.data.low_res_size
     points = len(shape) == 1
     keep = kept_by_noise(schedule, frames) if points else evenly_kept(num_steps, frames)
-    # A cascade draws all its stages with one seed; the noise of each must be its own, and that of
-    # a small image is what noise of a larger one begins with.
-    side = config.data.low_res_size
-    run = make_sampler(diffusion, step, partial(_apply, network), shape, keep, stream=side)
-    finished = np.asarray if points else to_uint8
+    program = _programs(config, diffusion, network, guidance, keep)
+    finished, dtype = (np.asarray, np.float32) if points else (to_uint8, np.uint8)
     devices = mesh.devices.size
     size = -(-sample.batch_size // devices) * devices
 
@@ -97,47 +133,109 @@ def make_drawer(
         labels: Sequence[int],
         on_progress: Callable[[float], None] | None = None,
         low_res: np.ndarray | None = None,
+        scales: Sequence[Scales] = (UNGUIDED,),
     ) -> Drawn:
-        condition = {"label": np.asarray(labels, np.int32)}
+        num, rows = len(labels), len(scales)
+        if guidance.classifier is None and any(each.guidance for each in scales):
+            raise ValueError("there is no classifier to guide by")
+        index = np.tile(np.arange(num, dtype=np.int32), rows)
+        told = _conditions(labels, scales)
         if side:
-            if low_res is None or low_res.shape != (len(labels), side, side, shape[-1]):
-                raise ValueError(f"low_res must be [{len(labels)}, {side}, {side}, {shape[-1]}]")
-            condition["low_res"] = low_res
-        x, kept = [], []
-        for start in range(0, len(labels), size):
-            real = min(size, len(labels) - start)
-            index = np.arange(start, start + size, dtype=np.int32)
-            batch = {
-                name: _filled(of[start : start + real], size) for name, of in condition.items()
-            }
-            index, batch = jax.device_put((index, batch), batch_sharding(mesh))
-            told = None if on_progress is None else partial(_tell, on_progress, real / num_steps)
-            out = run(params, seed, index, batch, told)
-            x.append(finished(out.x)[:real])
-            if points or start < FRAME_SAMPLES:
-                kept.append([finished(k)[:, :real] for k in (out.kept_x, out.kept_xstart)])
+            told["low_res"] = _repeated(low_res, num, rows, (side, side, shape[-1]))
+
+        x = np.empty((len(index), *shape), dtype)
+        shown = index < (num if points else max(1, FRAME_SAMPLES // rows))
+        slot = np.cumsum(shown) - 1
+        kept_x, kept_xstart = np.empty((2, len(keep), shown.sum(), *shape), dtype)
+        weights = {"model": params, "classifier": guidance.params}
+        kinds = [(each.guidance != 0, each.cfg != 1) for each in scales]
+        for kind in sorted(set(kinds)):
+            run = program(*kind)
+            places = np.flatnonzero(np.repeat([each == kind for each in kinds], num))
+            for start in range(0, len(places), size):
+                place = places[start : start + size]
+                filled = np.resize(place, size)  # the first ones again
+                batch = {name: _to_float(values[filled]) for name, values in told.items()}
+                batch = jax.device_put((index[filled], batch), batch_sharding(mesh))
+                tell = None if on_progress is None else _teller(on_progress, len(place) / num_steps)
+                out = run(weights, seed, *batch, tell)
+                x[place] = finished(out.x)[: len(place)]
+                few = np.flatnonzero(shown[place])
+                if len(few):
+                    kept_x[:, slot[place[few]]] = finished(out.kept_x)[:, few]
+                    kept_xstart[:, slot[place[few]]] = finished(out.kept_xstart)[:, few]
         timesteps = [int(t) for t in schedule.timestep_map[keep]] if keep else []
-        kept_x, kept_xstart = (np.concatenate(k, axis=1) for k in zip(*kept, strict=True))
-        if not points:
-            kept_x, kept_xstart = kept_x[:, :FRAME_SAMPLES], kept_xstart[:, :FRAME_SAMPLES]
-        return Drawn(np.concatenate(x), condition["label"], timesteps, kept_x, kept_xstart)
+        return Drawn(x, told["label"], timesteps, kept_x, kept_xstart, scales)
 
     return draw
 
 
-def _apply(
-    network: Network, params: Params, x: jax.Array, t: jax.Array, condition: dict[str, jax.Array]
-) -> jax.Array:
-    if "low_res" not in condition:
-        return network.apply(params, x, t, condition["label"])
-    return network.apply(params, x, t, condition["label"], None, condition["low_res"])
+def _programs(
+    config: Config, diffusion: Diffusion, network: Network, guidance: Guidance, keep: Sequence[int]
+) -> Callable[[bool, bool], Callable[..., Samples]]:
+    """`program(classified, free)`: the chain under either kind of guidance, under both or none."""
+    sample, shape = config.sample, data_shape(config)
+    step = {
+        "ddpm": partial(ancestral_step, clip=sample.clip),
+        "ddim": partial(ddim_step, clip=sample.clip, eta=sample.eta),
+    }[sample.sampler]
+    total = 1000 if config.diffusion.rescale_timesteps else config.diffusion.timesteps
+
+    def timed(scale: jax.Array, outside: float) -> jax.Array | Scale:
+        whole = guidance.interval == (0, 1)
+        return scale if whole else within(guidance.interval, total, scale, outside)
+
+    def apply(params: dict, x: jax.Array, t: jax.Array, told: dict) -> jax.Array:
+        low_res = (None, told["low_res"]) if "low_res" in told else ()
+        return network.apply(params["model"], x, t, told["label"], *low_res)
+
+    def apply_free(params: dict, x: jax.Array, t: jax.Array, told: dict) -> jax.Array:
+        nothing = told | {"label": jnp.full_like(told["label"], -1)}
+        scale = timed(told["cfg"], outside=1.0)
+        return classifier_free(partial(apply, params), told, nothing, scale, shape[-1])(x, t)
+
+    def gradient(params: dict, x: jax.Array, t: jax.Array, told: dict) -> jax.Array:
+        classify = partial(guidance.classifier.apply, params["classifier"])
+        scale = timed(told["guidance"], outside=0.0)
+        return log_gradient(class_log_prob(classify, told["label"]), scale)(x, t)
+
+    @cache
+    def program(classified: bool, free: bool) -> Callable[..., Samples]:
+        return make_sampler(
+            diffusion,
+            step,
+            apply_free if free else apply,
+            shape,
+            keep,
+            # A cascade draws all its stages with one seed; the noise of each must be its own, and
+            # that of a small image is what noise of a larger one begins with.
+            stream=config.data.low_res_size,
+            log_gradient=gradient if classified else None,
+        )
+
+    return program
 
 
-def _filled(batch: np.ndarray, size: int) -> np.ndarray:
-    """The first examples again until there are `size`; pixels become float32 in [-1, 1]."""
-    batch = np.take(batch, np.arange(size), axis=0, mode="wrap")
+def _conditions(labels: Sequence[int], scales: Sequence[Scales]) -> dict[str, np.ndarray]:
+    """What each sample is told, [S * N]: its label and its scales."""
+    values = np.array(scales, np.float32).repeat(len(labels), axis=0)
+    told = dict(zip(Scales._fields, values.T, strict=True))
+    return told | {"label": np.tile(np.asarray(labels, np.int32), len(scales))}
+
+
+def _repeated(
+    low_res: np.ndarray | None, num: int, rows: int, shape: tuple[int, ...]
+) -> np.ndarray:
+    """An image to enlarge for each sample, [S * N, h, w, C]."""
+    if low_res is None or low_res.shape not in ((num, *shape), (num * rows, *shape)):
+        raise ValueError(f"low_res must be {[num, *shape]}")
+    return np.resize(low_res, (num * rows, *shape))
+
+
+def _to_float(batch: np.ndarray) -> np.ndarray:
+    """Pixels become float32 in [-1, 1]; all else stays."""
     return batch.astype(np.float32) / 127.5 - 1 if batch.dtype == np.uint8 else batch
 
 
-def _tell(on_progress: Callable[[float], None], samples_per_step: float, steps: int) -> None:
-    on_progress(samples_per_step * steps)
+def _teller(on_progress: Callable[[float], None], samples_per_step: float) -> Callable[[int], None]:
+    return lambda steps: on_progress(samples_per_step * steps)

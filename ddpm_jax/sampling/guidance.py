@@ -6,6 +6,7 @@ Any differentiable function will do for log p(y | x_t); several add up.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ from ddpm_jax.diffusion.process import Denoiser, Diffusion, ReverseStep, extract
 LogProb = Callable[[jax.Array, jax.Array], jax.Array]
 # A guidance scale at what a network is told of t: float32 [B] -> [B].
 Scale = Callable[[jax.Array], jax.Array]
+# What a network is told besides x_t and t: any tree of arrays [B, ...], such as labels.
+Condition = Any
 
 
 def class_log_prob(classify: Denoiser, labels: jax.Array) -> LogProb:
@@ -35,13 +38,19 @@ def class_log_prob(classify: Denoiser, labels: jax.Array) -> LogProb:
 def log_gradient(log_prob: LogProb, scale: float | jax.Array | Scale) -> Denoiser:
     """s * grad of log p(y | x_t) with respect to x_t: a function (x_t, model_t) -> [B, ...].
 
-    The scale s is a number, one for each sample [B], or a function of time.
+    The scale s is a number, one for each sample [B], or a function of time; at times when such a
+    function is 0 for all samples, `log_prob` is not evaluated.
     """
 
     def gradient(x_t: jax.Array, model_t: jax.Array) -> jax.Array:
-        s = scale(model_t) if callable(scale) else jnp.broadcast_to(scale, model_t.shape)
-        grad = jax.grad(lambda x: log_prob(x, model_t).sum())(x_t)
-        return _column(s, x_t) * grad
+        s = _at(scale, model_t)
+
+        def scaled(x_t: jax.Array) -> jax.Array:
+            return _column(s, x_t) * jax.grad(lambda x: log_prob(x, model_t).sum())(x_t)
+
+        if not callable(scale):
+            return scaled(x_t)
+        return jax.lax.cond(jnp.any(s != 0), scaled, jnp.zeros_like, x_t)
 
     return gradient
 
@@ -55,41 +64,59 @@ def summed(*gradients: Denoiser) -> Denoiser:
     return gradient
 
 
-def within(interval: tuple[float, float], last: float, scale: float | jax.Array) -> Scale:
-    """`scale` while t / T is in the `interval`, else 0 (Kynkaanniemi et al. 2024).
+def within(
+    interval: tuple[float, float], total: float, scale: float | jax.Array, outside: float = 0.0
+) -> Scale:
+    """`scale` while t / T is in the closed `interval`, else `outside` (Kynkaanniemi et al. 2024).
 
-    `last` is what the network is told at the last timestep of the chain, t / T = 1.
+    `total` is what a network would be told at t = T. For `classifier_free` the scale that leaves
+    the network as it is, for `outside`, is 1.
     """
-    low, high = interval
+    first, last = (fraction * total for fraction in interval)
 
     def at(model_t: jax.Array) -> jax.Array:
-        time = model_t / last
-        return jnp.where((low <= time) & (time <= high), scale, 0.0)
+        return jnp.where((first <= model_t) & (model_t <= last), scale, outside)
 
     return at
 
 
 def classifier_free(
-    denoise: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
-    labels: jax.Array,
+    denoise: Callable[[jax.Array, jax.Array, Condition], jax.Array],
+    condition: Condition,
+    nothing: Condition,
     scale: float | jax.Array | Scale,
     channels: int,
 ) -> Denoiser:
     """eps(x_t) + s (eps(x_t, y) - eps(x_t)), by one evaluation of a batch twice as large.
 
-    `denoise(x_t, model_t, labels)` is a network trained with label dropout, which a label of -1
-    tells nothing; s = 1 is the conditional network, 0 the unconditional one (Ho and Salimans 2022,
-    with s = 1 + w). `channels`: of x_t; a learned variance behind them stays the conditional's.
+    In terms of Ho and Salimans (2022) s is 1 + w: 1 is the network as it is, 0 the network told
+    nothing. At times when a scale that is a function of time is 1 for all samples, the batch is
+    not doubled. Predictions of x_0 and v mix as eps does: given x_t, each is linear in the others.
+
+    Args:
+      denoise: (x_t, model_t, condition) -> [B, ...], a network trained with label dropout.
+      condition, nothing: trees of arrays [B, ...]: what y tells, and its place where y is dropped,
+        such as labels and -1 throughout.
+      scale: a number, one for each sample [B], or a function of time.
+      channels: of x_t; those of a learned variance behind them stay the network's.
     """
 
     def guided(x_t: jax.Array, model_t: jax.Array) -> jax.Array:
-        s = scale(model_t) if callable(scale) else jnp.broadcast_to(scale, model_t.shape)
-        told = jnp.concatenate([labels, jnp.full_like(labels, -1)])
-        output = denoise(jnp.tile(x_t, (2,) + (1,) * (x_t.ndim - 1)), jnp.tile(model_t, 2), told)
-        conditional, unconditional = jnp.split(output, 2)
-        mean, free = conditional[..., :channels], unconditional[..., :channels]
-        mean = free + _column(s, mean) * (mean - free)
-        return jnp.concatenate([mean, conditional[..., channels:]], axis=-1)
+        s = _at(scale, model_t)
+
+        def alone(x_t: jax.Array) -> jax.Array:
+            return denoise(x_t, model_t, condition)
+
+        def both(x_t: jax.Array) -> jax.Array:
+            # Each sample beside itself, so that none moves to another device.
+            told = jax.tree.map(_interleaved, condition, nothing)
+            output = denoise(_interleaved(x_t, x_t), _interleaved(model_t, model_t), told)
+            output = output.reshape(len(x_t), 2, *output.shape[1:])
+            conditional, free = output[:, 0], output[:, 1, ..., :channels]
+            mean = free + _column(s, free) * (conditional[..., :channels] - free)
+            return jnp.concatenate([mean, conditional[..., channels:]], axis=-1)
+
+        return jax.lax.cond(jnp.all(s == 1), alone, both, x_t) if callable(scale) else both(x_t)
 
     return guided
 
@@ -112,6 +139,16 @@ def shift_score(
     pred_xstart = reverse.pred_xstart + extract(move, t, x_t) * gradient
     mean, _, _ = q_posterior(schedule, pred_xstart, x_t, t)
     return reverse._replace(mean=mean, pred_xstart=pred_xstart)
+
+
+def _at(scale: float | jax.Array | Scale, model_t: jax.Array) -> jax.Array:
+    """The scale of each sample, [B]."""
+    return scale(model_t) if callable(scale) else jnp.broadcast_to(scale, model_t.shape)
+
+
+def _interleaved(a: jax.Array, b: jax.Array) -> jax.Array:
+    """[B, ...] twice -> [2 B, ...]: a_0, b_0, a_1, b_1, ..."""
+    return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
 
 
 def _column(values: jax.Array, like: jax.Array) -> jax.Array:

@@ -8,16 +8,18 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from ddpm_jax import checkpoint, config_json, parallel
 from ddpm_jax.config import Config, ParallelConfig, check
 from ddpm_jax.errors import UserError
-from ddpm_jax.models import build_network
-from ddpm_jax.sampling.draw import Drawn, choose_labels, make_drawer
+from ddpm_jax.models import Network, build_network
+from ddpm_jax.sampling.draw import Drawn, Guidance, choose_labels, make_drawer
+from ddpm_jax.sampling.guides import Guide
 
 
 class Stage(NamedTuple):
-    """A run's model with its weights: `draw(seed, labels, on_progress=None, low_res=None)`."""
+    """A run's model, weights and scales bound: `draw(seed, labels, on_progress, low_res)`."""
 
     draw: Callable[..., Drawn]
     step: int  # of the checkpoint
@@ -43,19 +45,31 @@ def read_settings(workdir: Path, **chosen: str | float | None) -> Config:
     return config
 
 
-def load_stage(workdir: Path, config: Config, frames: int = 0) -> Stage:
-    """The averaged weights of a run on all devices that divide a batch; raises UserError."""
+def load_stage(workdir: Path, config: Config, frames: int, guide: Guide) -> Stage:
+    """The averaged weights of a run, and of the classifier that guides it; raises UserError.
+
+    They lie on all devices that divide a batch.
+    """
     mesh = parallel.make_mesh(ParallelConfig(), config.sample.batch_size)
     network = build_network(config)
+    guidance = Guidance(interval=guide.interval)
+    if guide.config is not None:
+        classifier = build_network(guide.config)
+        weights = load_weights(guide.folder, classifier, mesh).items["ema"]
+        guidance = Guidance(classifier, weights, guide.interval)
     try:
-        draw = make_drawer(config, network, mesh, frames)
+        draw = make_drawer(config, network, mesh, frames, guidance)
     except UserError as error:  # of steps: it does not say whose
         raise UserError(f"{workdir}: {error}") from error
+    loaded = load_weights(workdir, network, mesh)
+    return Stage(partial(draw, loaded.items["ema"], scales=guide.scales), loaded.step)
+
+
+def load_weights(workdir: Path, network: Network, mesh: Mesh) -> checkpoint.Loaded:
+    """A run's averaged weights, item "ema", on every device of the mesh; raises UserError."""
     everywhere = jax.tree.map(lambda _: parallel.replicated(mesh), network.abstract)
-    loaded = checkpoint.load_ema(
-        workdir / "checkpoints", parallel.abstract_on(network.abstract, everywhere)
-    )
-    return Stage(partial(draw, loaded.items["ema"]), loaded.step)
+    abstract = parallel.abstract_on(network.abstract, everywhere)
+    return checkpoint.load_ema(workdir / "checkpoints", abstract)
 
 
 def check_first(workdir: Path, config: Config, low_res: Path | None) -> None:
@@ -73,7 +87,7 @@ def check_first(workdir: Path, config: Config, low_res: Path | None) -> None:
         )
 
 
-def check_upsampler(base: Config, upsampler: Config, folder: Path) -> None:
+def check_upsampler(base: Config, guide: Guide, upsampler: Config, folder: Path) -> None:
     """Raises UserError unless `upsampler`, the run in `folder`, enlarges what `base` draws."""
     data, side = upsampler.data, upsampler.data.low_res_size
     if not side:
@@ -83,29 +97,35 @@ def check_upsampler(base: Config, upsampler: Config, folder: Path) -> None:
     takes = _images(side, data.channels)
     if draws != takes:
         raise UserError(f"--upsampler {folder} enlarges {takes}; --workdir draws {draws}")
-    classes = base.model.num_classes, upsampler.model.num_classes
+    classes = stage_classes([base, upsampler], guide)
     if all(classes) and classes[0] != classes[1]:
+        whose = "the model of --workdir" if base.model.num_classes else "--classifier"
         raise UserError(
-            f"--upsampler {folder} has {classes[1]} classes, but the model of --workdir "
-            f"{classes[0]}; they must be the same"
+            f"--upsampler {folder} has {classes[1]} classes, but {whose} {classes[0]}; they must "
+            "be the same"
         )
 
 
+def stage_classes(configs: Sequence[Config], guide: Guide) -> list[int]:
+    """How many classes the labels of each stage are of; a guided first one has the classifier's."""
+    first, *later = [config.model.num_classes for config in configs]
+    return [first or (guide.config.model.num_classes if guide.config else 0), *later]
+
+
 def stage_labels(
-    spec: str, num: int, configs: Sequence[Config], seed: int, given: np.ndarray | None
+    spec: str, num: int, classes: Sequence[int], seed: int, given: np.ndarray | None, enlarges: bool
 ) -> list[np.ndarray]:
     """int32 [num] for each stage: the same for all with classes, -1 for those without.
 
     `spec` says them as in `choose_labels`; without it `given`, the labels of the images that the
-    first stage enlarges; without either a first stage that enlarges nothing takes all in turn.
+    first stage `enlarges`; without either a first stage that enlarges nothing takes all in turn.
     Raises UserError.
     """
-    classes = [config.model.num_classes for config in configs]
     if spec or not any(classes):
         labels = choose_labels(spec, num, max(classes), seed)
     elif given is not None:
         labels = given
-    elif configs[0].data.low_res_size or not classes[0]:
+    elif enlarges or not classes[0]:
         raise UserError(
             f"the model has {max(classes)} classes, and what it enlarges has no labels: "
             "give --labels 3,7 (in turn), all (in turn) or random"

@@ -1,0 +1,302 @@
+"""Guidance where theory says what it must reach: on mixtures of Gaussians p(y | x_t) is known."""
+
+from functools import cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax.diffusion.process import Diffusion
+from ddpm_jax.diffusion.schedules import make_schedule, named_betas, rescaled, respace
+from ddpm_jax.sampling.chain import make_sampler
+from ddpm_jax.sampling.guidance import (
+    class_log_prob,
+    classifier_free,
+    log_gradient,
+    summed,
+    within,
+)
+from ddpm_jax.sampling.steps import ancestral_step, ddim_step
+from tests.sampling.test_chain import compilations
+
+FULL = make_schedule(named_betas("linear", 1000))
+HALF = partial(ddim_step, eta=0.5, clip=False)
+
+
+class Mixture(NamedTuple):
+    """K Gaussians in the plane, each of a class; all functions are of x_t on the full chain."""
+
+    weights: np.ndarray  # [K]
+    means: np.ndarray  # [K, 2]
+    bases: np.ndarray  # [K, 2, 2], a principal axis in each column
+    deviations: np.ndarray  # [K, 2], along these
+    classes: np.ndarray  # int [K]
+
+    def log_joint(self, x: jax.Array, t: jax.Array) -> jax.Array:
+        """log p(x_t, k), [B, K]: Gaussian k became one of covariance a S_k + (1 - a) I."""
+        a = jnp.asarray(FULL.alphas_cumprod, jnp.float32)[t.astype(int)][:, None, None]
+        along = jnp.einsum("bkd,kde->bke", x[:, None] - jnp.sqrt(a) * self.means, self.bases)
+        variance = a * self.deviations**2 + 1 - a
+        terms = along**2 / variance + jnp.log(2 * jnp.pi * variance)
+        return jnp.log(self.weights) - terms.sum(axis=-1) / 2
+
+    def log_density(self, x: jax.Array, t: jax.Array, labels: jax.Array) -> jax.Array:
+        """log p(x_t, y), [B]; log p(x_t) where y is -1."""
+        asked = (labels[:, None] < 0) | (labels[:, None] == self.classes)
+        return jax.nn.logsumexp(jnp.where(asked, self.log_joint(x, t), -jnp.inf), axis=1)
+
+    def classify(self, x: jax.Array, t: jax.Array) -> jax.Array:
+        """log p(x_t, y) for each class, [B, classes]: a perfect classifier's logits."""
+        each = range(self.classes.max() + 1)
+        return jnp.stack([self.log_density(x, t, jnp.full(len(x), y)) for y in each], axis=1)
+
+    def eps(self, x: jax.Array, t: jax.Array, labels: jax.Array) -> jax.Array:
+        """E[noise | x_t, y]: what a perfect network predicts."""
+        score = jax.grad(lambda x: self.log_density(x, t, labels).sum())(x)
+        sigma = jnp.asarray(FULL.sqrt_one_minus_alphas_cumprod, jnp.float32)[t.astype(int)]
+        return -sigma[:, None] * score
+
+    def moments(self, label: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and covariance of p(x_0 | y)."""
+        p = self.weights * (self.classes == label)
+        p = p / p.sum()
+        mean = p @ self.means
+        within = np.einsum("kde,ke,kfe->kdf", self.bases, self.deviations**2, self.bases)
+        apart = np.einsum("kd,kf->kdf", self.means - mean, self.means - mean)
+        return mean, np.einsum("k,kdf->df", p, within + apart)
+
+
+def rotations(angles: list[float]) -> np.ndarray:
+    c, s = np.cos(angles), np.sin(angles)
+    return np.stack([np.stack([c, -s], -1), np.stack([s, c], -1)], 1)
+
+
+# Four components of three classes, close enough for their noisy versions to overlap.
+FOUR = Mixture(
+    weights=np.array([0.2, 0.3, 0.3, 0.2]),
+    means=np.array([[0.5, 0.4], [-0.3, 0.6], [-0.4, -0.5], [0.5, -0.3]]),
+    bases=rotations([0.5, 0.0, 1.0, 0.0]),
+    deviations=np.array([[0.2, 0.1], [0.15, 0.15], [0.1, 0.25], [0.2, 0.2]]),
+    classes=np.array([0, 0, 1, 2]),
+)
+# A product of two mixtures in one dimension: where x_t stands says nothing about y_t.
+LEFT_OR_RIGHT = Mixture(
+    weights=np.outer([0.3, 0.7], [0.6, 0.4]).ravel(),
+    means=np.array([[-0.5, -0.4], [-0.5, 0.4], [0.5, -0.4], [0.5, 0.4]]),
+    bases=rotations([0.0] * 4),
+    deviations=np.array([[0.3, 0.2], [0.3, 0.25], [0.2, 0.2], [0.2, 0.25]]),
+    classes=np.array([0, 0, 1, 1]),
+)
+DOWN_OR_UP = LEFT_OR_RIGHT._replace(classes=np.array([0, 1, 0, 1]))
+
+
+# Networks and gradients as a chain has them; it is told {"label", "scale", "free"}, each [B].
+def conditional(params, x, t, told):
+    return FOUR.eps(x, t, told["label"])
+
+
+def unconditional(params, x, t, told):
+    return FOUR.eps(x, t, jnp.full(len(x), -1))
+
+
+def free(params, x, t, told):
+    label = told["label"]
+    return classifier_free(FOUR.eps, label, jnp.full_like(label, -1), told["free"], 2)(x, t)
+
+
+def guide(params, x, t, told):
+    return log_gradient(class_log_prob(FOUR.classify, told["label"]), told["scale"])(x, t)
+
+
+@cache
+def sampler(step, apply, gradient=None, length="1000"):
+    diffusion = Diffusion(respace(FULL, length))
+    return make_sampler(diffusion, step, apply, (2,), log_gradient=gradient)
+
+
+def draw(run, told):
+    return np.asarray(run({}, 0, np.arange(len(told["label"])), told).x, np.float64)
+
+
+def tell(count, scale=1.0, free=1.0):
+    full = partial(np.full, count, dtype=np.float32)
+    return {"label": np.arange(count) % 3, "scale": full(scale), "free": full(free)}
+
+
+def check_moments(x, mean, covariance):
+    """Within 4 standard errors, those of the sample."""
+    squares = np.einsum("nd,nf->ndf", x - x.mean(axis=0), x - x.mean(axis=0))
+    root = np.sqrt(len(x))
+    assert np.all(np.abs(x.mean(axis=0) - mean) < 4 * x.std(axis=0) / root)
+    assert np.all(np.abs(squares.mean(axis=0) - covariance) < 4 * squares.std(axis=0) / root)
+
+
+@pytest.mark.parametrize("step", [ancestral_step, ddim_step])
+@pytest.mark.parametrize("networks", [(unconditional, guide), (free,)], ids=["classifier", "free"])
+def test_guidance_at_scale_1_reaches_the_conditional_mean_and_covariance(step, networks):
+    told = tell(4500)
+    x = draw(sampler(partial(step, clip=False), *networks), told)
+    for label in range(3):
+        check_moments(x[told["label"] == label], *FOUR.moments(label))
+
+
+def test_two_conditions_at_once_reach_the_moments_of_both():
+    def apply(params, x, t, told):
+        return LEFT_OR_RIGHT.eps(x, t, jnp.full(len(x), -1))
+
+    def gradient(params, x, t, told):
+        conditions = [(LEFT_OR_RIGHT, told["label"]), (DOWN_OR_UP, told["second"])]
+        log_probs = [class_log_prob(mixture.classify, label) for mixture, label in conditions]
+        return summed(*(log_gradient(log_prob, 1.0) for log_prob in log_probs))(x, t)
+
+    told = {"label": np.arange(4000) % 2, "second": np.arange(4000) // 2 % 2}
+    x = draw(sampler(partial(ancestral_step, clip=False), apply, gradient), told)
+    for k in range(4):
+        chosen = (told["label"] == k // 2) & (told["second"] == k % 2)
+        spread = np.diag(LEFT_OR_RIGHT.deviations[k] ** 2)
+        check_moments(x[chosen], LEFT_OR_RIGHT.means[k], spread)
+
+
+@pytest.mark.parametrize("step", [ancestral_step, ddim_step])
+def test_any_log_probability_guides(step):
+    """One Gaussian, and y = x_0 + noise of deviation 0.3: the posterior of x_0 is known.
+
+    log p(y | x_t) follows from p(x_0 | x_t), a Gaussian too.
+    """
+    mean, spread, noise, y = jnp.array([0.2, -0.1]), 0.4**2, 0.3**2, jnp.array([0.6, 0.3])
+    alpha_bar = jnp.asarray(FULL.alphas_cumprod, jnp.float32)
+
+    def apply(params, x_t, t, told):
+        a = alpha_bar[t.astype(int)][:, None]
+        return jnp.sqrt(1 - a) * (x_t - jnp.sqrt(a) * mean) / (a * spread + 1 - a)
+
+    def log_prob(x_t, t):
+        a = alpha_bar[t.astype(int)][:, None]
+        gain = spread / (a * spread + 1 - a)
+        x_start = mean + jnp.sqrt(a) * gain * (x_t - jnp.sqrt(a) * mean)
+        return -((y - x_start) ** 2 / ((1 - a) * gain + noise)).sum(axis=-1) / 2
+
+    def gradient(params, x_t, t, told):
+        return log_gradient(log_prob, 1.0)(x_t, t)
+
+    x = draw(sampler(partial(step, clip=False), apply, gradient), {"label": np.zeros(2000)})
+    weight = spread / (spread + noise)
+    check_moments(x, mean + weight * (y - mean), (1 - weight) * spread * np.eye(2))
+
+
+def same(one, other, tolerance=1e-5):
+    assert np.abs(other).max() > 0.5
+    np.testing.assert_allclose(one, other, atol=tolerance)
+
+
+def half(apply, gradient=None):
+    """A short chain, between DDIM and ancestral sampling."""
+    return sampler(HALF, apply, gradient, "50")
+
+
+def test_both_kinds_of_guidance_are_one_and_their_scales_add_up():
+    # By Bayes' rule eps(x_t, y) - eps(x_t) is -sqrt(1 - alpha_bar) grad log p(y | x_t).
+    want = draw(half(unconditional, guide), tell(96, scale=2.5))
+    same(draw(half(free), tell(96, free=2.5)), want, 2e-3)
+    same(draw(half(free, guide), tell(96, scale=1.5, free=1.0)), want, 2e-3)
+    same(draw(half(free, guide), tell(96, scale=0.5, free=2.0)), want, 2e-3)
+    assert np.abs(draw(half(free), tell(96, free=2.0)) - want).mean() > 0.01
+
+
+def test_classifier_free_guidance_is_the_network_at_1_and_knows_nothing_at_0():
+    same(draw(half(free), tell(96, free=1.0)), draw(half(conditional), tell(96)))
+    same(draw(half(free), tell(96, free=0.0)), draw(half(unconditional), tell(96)))
+
+
+def test_a_greater_scale_makes_the_class_surer():
+    told = tell(1200)
+    told["scale"] = np.repeat([0, 0.5, 1, 4], 300)
+    x = draw(half(unconditional, guide), told)
+    log_probs = jax.jit(class_log_prob(FOUR.classify, told["label"]))(x, np.zeros(1200))
+    sure = np.exp(log_probs).reshape(4, 300).mean(axis=1)
+    assert np.all(np.diff(sure) > 0) and sure[0] < 0.4 and sure[3] > 0.98
+
+
+def test_each_sample_has_a_scale_of_its_own_and_label_minus_1_none():
+    run = half(unconditional, guide)
+    none, two = draw(run, tell(96, scale=0.0)), draw(run, tell(96, scale=2.0))
+    same(draw(half(unconditional), tell(96)), none)
+    told = tell(96, scale=2.0)
+    told["scale"][::2] = 0
+    told["label"][:48] = -1
+    mixed = draw(run, told)
+    same(mixed[::2], none[::2])
+    same(mixed[:48], none[:48])
+    same(mixed[49::2], two[49::2])
+
+
+def test_another_label_seed_or_scale_compiles_nothing():
+    run, index = half(free, guide), np.arange(32)
+    with compilations() as first:
+        run({}, 0, index, tell(32))
+    with compilations() as later:
+        run({}, 1, index + 5, tell(32, scale=3.0, free=0.5))
+        run({}, 2, index, tell(32, scale=0.0) | {"label": np.full(32, -1)})
+    assert first and not later
+
+
+X = jax.random.normal(jax.random.key(0), (5, 2))
+T = jnp.array([0.0, 100.0, 300.0, 301.0, 999.0])
+LABELS = jnp.arange(5) % 3
+NONE = jnp.full(5, -1)
+LOG_PROB = class_log_prob(FOUR.classify, LABELS)
+
+
+def test_a_scale_may_be_a_function_of_time():
+    plain = jax.jit(log_gradient(LOG_PROB, 1.0))(X, T)
+    rising = jax.jit(log_gradient(LOG_PROB, lambda t: t / 500))(X, T)
+    np.testing.assert_allclose(rising, plain * T[:, None] / 500, rtol=1e-4, atol=1e-6)
+    one, none = (jax.jit(FOUR.eps)(X, T, labels) for labels in (LABELS, NONE))
+    for scale in (jnp.full(5, 3.0), lambda t: jnp.full(5, 3.0)):
+        guided = jax.jit(classifier_free(FOUR.eps, LABELS, NONE, scale, 2))(X, T)
+        np.testing.assert_allclose(guided, 3 * one - 2 * none, atol=1e-4)
+
+
+def test_an_interval_holds_its_ends_and_leaves_the_rest_alone():
+    scale = within((0.1, 0.3), 1000, jnp.arange(1.0, 6.0))
+    np.testing.assert_array_equal(scale(T), [0, 2, 3, 0, 0])
+    np.testing.assert_array_equal(within((0.1, 0.3), 1000, 7.0, outside=1.0)(T), [1, 7, 7, 1, 1])
+    # The network of a rescaled chain of any length is told 0..1000.
+    told = rescaled(make_schedule(named_betas("linear", 40))).model_timesteps
+    on = within((0.2, 0.8), 1000, 1.0)(jnp.asarray(told, jnp.float32))
+    np.testing.assert_array_equal(on, (np.arange(40) >= 8) & (np.arange(40) <= 32))
+
+
+def test_outside_its_interval_guidance_is_off_and_evaluates_nothing():
+    seen = []
+
+    def spied(function):
+        def spy(x, *args):
+            jax.debug.callback(lambda: seen.append(len(x)))
+            return function(x, *args)
+
+        return spy
+
+    inside = partial(within, (0.25, 0.75), 1000)
+    gradient = jax.jit(log_gradient(spied(LOG_PROB), inside(2.0)))
+    eps = jax.jit(classifier_free(spied(FOUR.eps), LABELS, NONE, inside(2.0, outside=1.0), 2))
+    for time, on in [(0, 0), (249, 0), (250, 1), (750, 1), (751, 0), (999, 0)]:
+        t = jnp.full(5, time, jnp.float32)
+        plain = 2 * on * jax.jit(log_gradient(LOG_PROB, 1.0))(X, t)
+        np.testing.assert_allclose(gradient(X, t), plain, rtol=1e-4, atol=1e-5)
+        one, none = (jax.jit(FOUR.eps)(X, t, labels) for labels in (LABELS, NONE))
+        np.testing.assert_allclose(eps(X, t), one + on * (one - none), atol=1e-4)
+        jax.effects_barrier()
+        assert sorted(seen) == ([5, 10] if on else [5])
+        seen.clear()
+
+
+def test_a_learned_variance_stays_that_of_the_network_told_y():
+    def denoise(x, t, labels):
+        return jnp.concatenate([x * labels[:, None], x + labels[:, None]], axis=-1)
+
+    guided = classifier_free(denoise, LABELS, NONE, 3.0, 2)(X, T)
+    np.testing.assert_allclose(guided[:, :2], X * (3 * LABELS + 2)[:, None], rtol=1e-5)
+    np.testing.assert_array_equal(guided[:, 2:], X + LABELS[:, None])

@@ -1,7 +1,15 @@
-"""A classifier of noisy handwritten digits, to guide `digits_unconditional`.
+"""A classifier of noisy handwritten digits, to guide `digits_unconditional`: 378,186 parameters.
 
-python train.py --config configs/digits_classifier.py
+    python train.py --config configs/digits_classifier.py
 
+Under four minutes on two CPU cores. A tenth of the digits is held out; of these it then knows all
+in the first quarter of t, 82 % in the second, 59 % in the third and 34 % in the last, where hardly
+anything is left to see. The schedule is that of the model it guides:
+
+    python sample.py --workdir runs/digits_unconditional --classifier runs/digits_classifier \
+        --guidance-scale 0,1,2,4 --num 500 --sampler ddpm --steps 250
+
+An SVM trained on the real digits sees the digit asked for in 10, 88, 98 and 100 % of these.
 """
 
 from ddpm_jax.config import (

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import jax
-
 from ddpm_jax import checkpoint, cli, config_json, data, parallel
 from ddpm_jax.config import ParallelConfig
 from ddpm_jax.diffusion import build_diffusion
@@ -67,12 +65,8 @@ def main() -> None:
         raise UserError(f"--num {num}: {settings.name} has {len(source)} examples in this split")
     network = build_network(config)
     bound = bits_per_dimension.make_bound(config, network, mesh, args.steps, args.seed)
-    everywhere = jax.tree.map(lambda _: parallel.replicated(mesh), network.abstract)
-    loaded = checkpoint.load_ema(
-        args.workdir / "checkpoints",
-        parallel.abstract_on(network.abstract, everywhere),
-        args.checkpoint,
-    )
+    abstract = parallel.replicated_abstract(network.abstract, mesh)
+    loaded = checkpoint.load_ema(args.workdir / "checkpoints", abstract, args.checkpoint)
 
     # The bound, a file a batch, and what it comes to
     settings_of_results = {

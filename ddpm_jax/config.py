@@ -106,7 +106,6 @@ class TrainConfig:
     sample_every_steps: int = 1000  # a grid from the averaged weights; 0: none
     log_every_steps: int = 100  # 0: none
     validate_every_steps: int = 1000  # on data.held_out, if that is given; 0: never
-    early_stop_validations: int = 0  # this many without a lower held-out loss end the run; 0: none
     max_skipped_steps: int = 20  # non-finite steps in a row before the run stops; 0: never
 
 
@@ -191,7 +190,6 @@ def _problems(config: Config) -> Iterator[tuple[str, object, str]]:
         "train.sample_every_steps": train.sample_every_steps,
         "train.log_every_steps": train.log_every_steps,
         "train.validate_every_steps": train.validate_every_steps,
-        "train.early_stop_validations": train.early_stop_validations,
         "train.max_skipped_steps": train.max_skipped_steps,
         "parallel.data": config.parallel.data,
         "sample.eta": config.sample.eta,
@@ -235,10 +233,6 @@ def _problems(config: Config) -> Iterator[tuple[str, object, str]]:
         yield "diffusion.weighting", diffusion.weighting, "none for --diffusion.loss kl"
     if data.low_res_size and (data.image_size % data.low_res_size or model.kind != "unet"):
         yield "data.low_res_size", data.low_res_size, f"0, or a divisor of {data.image_size}"
-    validates = data.held_out and train.validate_every_steps
-    if train.early_stop_validations and not validates:
-        wanted = "0 without --data.held-out and --train.validate-every-steps"
-        yield "train.early_stop_validations", train.early_stop_validations, wanted
     points = data.name == "s_curve"
     if points and data.held_out:
         yield "data.held_out", data.held_out, "empty: points are not validated on"

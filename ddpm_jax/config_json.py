@@ -91,7 +91,6 @@ def differences(new: Config, old: Config) -> list[str]:
             "sample_every_steps",
             "log_every_steps",
             "validate_every_steps",
-            "early_stop_validations",
             "max_skipped_steps",
         )
     }

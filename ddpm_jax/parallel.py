@@ -94,6 +94,11 @@ def abstract_on(abstract: Any, shardings: Any) -> Any:
     )
 
 
+def replicated_abstract(abstract: Any, mesh: Mesh) -> Any:
+    """The abstract tree as a restore needs it, to lie on every device."""
+    return abstract_on(abstract, jax.tree.map(lambda _: replicated(mesh), abstract))
+
+
 def pmapped(step: Callable, mesh: Mesh, sharding: Any) -> Callable:
     """`step(state, batch) -> (state, metrics)` as one program mapped over all devices of the mesh.
 

@@ -48,10 +48,8 @@ def main() -> None:
 
     network = build_network(config)
     mesh = parallel.make_mesh(ParallelConfig(data=1), 1)  # a copy on each device would be a waste
-    everywhere = jax.tree.map(lambda _: parallel.replicated(mesh), network.abstract)
-    loaded = checkpoint.load_ema(
-        args.workdir / "checkpoints", parallel.abstract_on(network.abstract, everywhere)
-    )
+    abstract = parallel.replicated_abstract(network.abstract, mesh)
+    loaded = checkpoint.load_ema(args.workdir / "checkpoints", abstract)
     count = count_parameters(loaded.items["ema"])
     try:
         (args.to if as_folder else args.to.parent).mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -67,8 +66,7 @@ def load_stage(workdir: Path, config: Config, frames: int, guide: Guide) -> Stag
 
 def load_weights(workdir: Path, network: Network, mesh: Mesh) -> checkpoint.Loaded:
     """A run's averaged weights, item "ema", on every device of the mesh; raises UserError."""
-    everywhere = jax.tree.map(lambda _: parallel.replicated(mesh), network.abstract)
-    abstract = parallel.abstract_on(network.abstract, everywhere)
+    abstract = parallel.replicated_abstract(network.abstract, mesh)
     return checkpoint.load_ema(workdir / "checkpoints", abstract)
 
 

@@ -1,7 +1,6 @@
 """The objective on examples that are kept from training."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +14,6 @@ from ddpm_jax.diffusion.process import Diffusion
 from ddpm_jax.models import Network, Params
 from ddpm_jax.models.layers import downsample_mean
 from ddpm_jax.parallel import batch_sharding
-from ddpm_jax.training.metrics import read_records
 from ddpm_jax.training.objectives import make_objective
 from ddpm_jax.training.run import quarter_means
 from ddpm_jax.training.step import Metrics, by_quarter, to_model_range
@@ -23,7 +21,6 @@ from ddpm_jax.training.step import Metrics, by_quarter, to_model_range
 MAX_EXAMPLES = 4096  # of a larger set, the first ones
 # Keeps its t and noise apart from those of training, sampling and evaluation of the same seed.
 VALIDATION = 0x7A11D
-LOSS = "held_out_loss"
 
 
 def make_validator(
@@ -72,15 +69,3 @@ def make_validator(
         return {f"held_out_{name}": float(value) for name, value in numbers.items()}
 
     return validate
-
-
-def best_step(log: Path) -> tuple[int, int]:
-    """The step of the lowest held-out loss in a metrics.jsonl, and validations since; 0, 0: none.
-
-    The log is part of the run: a resumed one drops what came after its checkpoint.
-    """
-    losses = [(r[LOSS], r["step"]) for r in read_records(log) if r.get(LOSS) is not None]
-    if not losses:
-        return 0, 0
-    _, step = min(losses)
-    return step, sum(after > step for _, after in losses)

@@ -92,8 +92,7 @@ def ours(workdir: Path, settings: dict) -> np.ndarray:
     config = read_config(workdir / "config.json")
     network = build_network(config)
     mesh = parallel.make_mesh(ParallelConfig(data=1), 1)
-    everywhere = jax.tree.map(lambda _: parallel.replicated(mesh), network.abstract)
-    abstract = parallel.abstract_on(network.abstract, everywhere)
+    abstract = parallel.replicated_abstract(network.abstract, mesh)
     params = load_ema(workdir / "checkpoints", abstract).items["ema"]
     x, t, labels = inputs(settings)
     return np.asarray(jax.jit(network.apply)(params, x.transpose(0, 2, 3, 1), t, labels))

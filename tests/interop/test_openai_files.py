@@ -292,8 +292,8 @@ def test_weights_are_those_that_the_file_holds(place, capsys) -> None:
     shapes = {name: array.shape for name, array in arrays.items()}
     expected = import_state_dict(shapes, arrays.get, abstract)
     mesh = parallel.make_mesh(ParallelConfig(data=1), 1)
-    everywhere = jax.tree.map(lambda _: parallel.replicated(mesh), abstract)
-    loaded = load_ema(place / "run" / "checkpoints", parallel.abstract_on(abstract, everywhere))
+    abstract = parallel.replicated_abstract(abstract, mesh)
+    loaded = load_ema(place / "run" / "checkpoints", abstract)
     jax.tree.map(np.testing.assert_array_equal, loaded.items["ema"], expected)
 
 

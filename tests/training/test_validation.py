@@ -1,8 +1,5 @@
 """Training a classifier of noisy images, and validating on what was held out."""
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +11,7 @@ from ddpm_jax.data import hold_out, load_source
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.models import Network
 from ddpm_jax.training.objectives import classification
-from ddpm_jax.training.validation import best_step, make_validator
+from ddpm_jax.training.validation import make_validator
 
 CONFIG = Config(
     data=DataConfig(name="digits", image_size=8, channels=1, held_out="10%"),
@@ -94,13 +91,3 @@ def test_validation_counts_each_held_out_example_once(devices):
     assert {f"held_out_accuracy_q{q}" for q in range(4)} < set(numbers)
     assert validate({"sure": jnp.array(5.0)}) == numbers
     assert validate({"sure": jnp.array(0.0)})["held_out_loss"] == pytest.approx(np.log(10))
-
-
-def test_the_best_step_is_that_of_the_lowest_loss(tmp_path: Path):
-    log = tmp_path / "metrics.jsonl"
-    losses = {10: 2.0, 20: 1.0, 30: 1.5, 40: None, 50: 1.2}
-    lines = [{"step": step, "held_out_loss": loss} for step, loss in losses.items()]
-    log.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"step": 50, "loss": 0}]))
-    assert best_step(log) == (20, 2)
-    log.write_text("")
-    assert best_step(log) == (0, 0)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from ddpm_jax import checkpoint, cli, config_json, data, parallel
-from ddpm_jax.config import ParallelConfig
+from ddpm_jax.config import ParallelConfig, check
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.errors import UserError, run_script
 from ddpm_jax.evaluation import bits_per_dimension
@@ -38,8 +38,11 @@ def main() -> None:
     args = cli.parse(Args, sys.argv[1:], description=__doc__)
     cli.start_logging()
     config = config_json.read_config(args.workdir / "config.json")
+    check(config)
     settings = config.data
     if args.split is not None:
+        if not settings.name.startswith("tfds:"):
+            raise UserError(f"--split {args.split}: {settings.name} has no splits; leave it out")
         settings = replace(settings, split=args.split)
     if args.data_dir is not None:
         settings = replace(settings, dir=args.data_dir)

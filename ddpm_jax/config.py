@@ -231,17 +231,22 @@ def _problems(config: Config) -> Iterator[tuple[str, object, str]]:
         yield "diffusion.label_dropout", diffusion.label_dropout, "0 without --model.num-classes"
     if diffusion.weighting != "none" and diffusion.loss in ("kl", "rescaled_kl"):
         yield "diffusion.weighting", diffusion.weighting, "none for --diffusion.loss kl"
-    if data.low_res_size and (data.image_size % data.low_res_size or model.kind != "unet"):
-        yield "data.low_res_size", data.low_res_size, f"0, or a divisor of {data.image_size}"
+    if data.low_res_size and model.kind != "unet":
+        yield "data.low_res_size", data.low_res_size, f"0 for --model.kind {model.kind}"
+    if data.low_res_size and (
+        data.image_size % data.low_res_size or data.low_res_size == data.image_size
+    ):
+        wanted = f"0, or a divisor of {data.image_size} that is less"
+        yield "data.low_res_size", data.low_res_size, wanted
     points = data.name == "s_curve"
     if points and data.held_out:
         yield "data.held_out", data.held_out, "empty: points are not validated on"
     if points != (model.kind == "mlp"):
         yield "model.kind", model.kind, f"{'mlp' if points else 'unet'} for --data.name {data.name}"
+    if model.kind == "classifier" and diffusion.label_dropout:
+        yield "diffusion.label_dropout", diffusion.label_dropout, "0 for a classifier"
     if model.kind == "classifier" and model.num_classes < 2:
         yield "model.num_classes", model.num_classes, "2 or more for a classifier"
-    if model.kind == "classifier" and diffusion.variance.startswith("learned"):
-        yield "diffusion.variance", diffusion.variance, "fixed for a classifier"
     if model.kind == "mlp" and model.dropout:
         yield "model.dropout", model.dropout, "0 for --model.kind mlp"
     if points and model.num_classes:
@@ -258,7 +263,8 @@ def _unet_problems(config: Config) -> Iterator[tuple[str, object, str]]:
         return
     if side % 2 ** (len(widths) - 1):
         yield "data.image_size", side, f"a multiple of {2 ** (len(widths) - 1)}, or fewer levels"
-    for width in widths:
+    normed = [*widths, 2048] if model.pool == "spatial_v2" else widths
+    for width in normed:
         if width % model.norm_groups:
             wanted = f"a divisor of the width of every level, {widths}"
             yield "model.norm_groups", model.norm_groups, wanted

@@ -96,8 +96,9 @@ def save_samples(
     each has a row of the grids, of the first samples. What an earlier call wrote there goes first,
     so that the folder holds samples of one kind.
     """
-    for old in [*out.glob(f"images/{'[0-9]' * 6}.png"), *(out / name for name in PICTURES)]:
-        old.unlink(missing_ok=True)
+    if (out / "samples.npz").exists():  # else nothing here is ours
+        for old in [*out.glob(f"images/{'[0-9]' * 6}.png"), *(out / name for name in PICTURES)]:
+            old.unlink(missing_ok=True)
     save_arrays(drawn, out)
     if drawn.x.ndim > 2:
         visual.save_images(drawn.x, out / "images")

@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,13 @@ class FolderRecords:
             f"none of the {len(self)} images in {self.root} can be read; "
             f"the first is {self.paths[0]}: replace them or choose another folder"
         )
+
+    def restricted(self, indices: Sequence[int]) -> "FolderRecords":
+        """Some of the images, which stand in for each other alone; all know what is broken."""
+        paths, labels = ([of[i] for i in indices] for of in (self.paths, self.labels))
+        some = FolderRecords(self.root, paths, labels, self.channels)
+        some.broken, some._lock = self.broken, self._lock
+        return some
 
     def _mark_broken(self, path: str, error: Exception) -> None:
         with self._lock:

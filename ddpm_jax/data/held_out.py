@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_jax.config import DataConfig
+from ddpm_jax.data.folder import FolderRecords
 from ddpm_jax.data.sources import Records, Source, load_source
 from ddpm_jax.errors import UserError
 
@@ -24,11 +25,6 @@ class Subset:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.records[int(self.indices[index])]
-
-    @property
-    def broken(self) -> set[str]:
-        """Names of the files found broken so far, in all of the set."""
-        return getattr(self.records, "broken", set())
 
 
 def hold_out(source: Source, data: DataConfig) -> tuple[Source, Source | None]:
@@ -57,9 +53,12 @@ def hold_out(source: Source, data: DataConfig) -> tuple[Source, Source | None]:
             f"examples to train on and {count} to validate on"
         )
     order = np.random.default_rng(0).permutation(len(source))
-    held_out, kept = np.sort(order[:count]), np.sort(order[count:])
+    # The held-out ones stay in random order, so that the first of them are a sample of all.
+    held_out, kept = order[:count], np.sort(order[count:])
 
     def of(indices: np.ndarray) -> Source:
+        if isinstance(source.records, FolderRecords):
+            return dataclasses.replace(source, records=source.records.restricted(indices))
         return dataclasses.replace(source, records=Subset(source.records, indices))
 
     return of(kept), of(held_out)

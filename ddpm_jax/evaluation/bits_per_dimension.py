@@ -184,5 +184,5 @@ def _read(path: Path) -> Bound | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return Bound(*(arrays[name] for name in Bound._fields))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None

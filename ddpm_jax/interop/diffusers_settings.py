@@ -100,7 +100,7 @@ def read_config(folder: Path) -> Config:
         check(config)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"{path} has a setting of another kind than expected: {error}") from error
     return config
 

@@ -77,14 +77,14 @@ def _to_pt(path: Path, params: Params, config: Config) -> None:
 
 
 def _to_folder(folder: Path, params: Params, config: Config, settings: dict) -> None:
-    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    path = folder / "diffusion_pytorch_model.safetensors"
+    weight_files.write_safetensors(path, diffusers.exported(params, config.model))
     if scheduler := scheduler_settings(config):
         text = json.dumps(scheduler, indent=2) + "\n"
         (folder / "scheduler_config.json").write_text(text)
     else:
         logger.warning("no scheduler of diffusers has this diffusion: the U-Net alone is written")
-    path = folder / "diffusion_pytorch_model.safetensors"
-    weight_files.write_safetensors(path, diffusers.exported(params, config.model))
+    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
 if __name__ == "__main__":

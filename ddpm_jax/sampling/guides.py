@@ -119,7 +119,7 @@ def _scales(option: str, text: str | None, default: str) -> list[float]:
         numbers = [float(each) for each in (default if text is None else text).split(",")]
     except ValueError:
         numbers = []
-    if not numbers or not all(0 <= number < math.inf for number in numbers):
+    if not numbers or not all(0 <= number <= np.finfo(np.float32).max for number in numbers):
         raise UserError(f"--{option} {text}: give a number of 0 or more, or several, as in 0,1,2.5")
     return numbers
 

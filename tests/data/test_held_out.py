@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from ddpm_jax.config import DataConfig
 from ddpm_jax.data import hold_out, load_source
@@ -54,3 +55,16 @@ def test_what_cannot_be_held_out_is_refused(held_out):
     data = dataclasses.replace(DIGITS, held_out=held_out)
     with pytest.raises(UserError, match=rf"--data\.held-out {held_out}: "):
         hold_out(load_source(DIGITS), data)
+
+
+def test_a_broken_image_is_not_replaced_by_one_from_the_other_side(tmp_path):
+    for i in range(20):
+        Image.fromarray(np.full((8, 8), i, np.uint8)).save(tmp_path / f"{i:02d}.png")
+    for i in range(0, 20, 3):
+        (tmp_path / f"{i:02d}.png").write_bytes(b"broken")
+    data = DataConfig(name=f"folder:{tmp_path}", image_size=8, channels=1, held_out="50%")
+    sides = hold_out(load_source(data), data)
+    seen = [{int(side.records[i]["x"][0, 0, 0]) for i in range(len(side))} for side in sides]
+    assert not seen[0] & seen[1]
+    assert seen[0] | seen[1] == {i for i in range(20) if i % 3}
+    assert len(sides[0].broken) == 7

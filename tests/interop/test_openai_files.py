@@ -190,7 +190,9 @@ WRONG_FILES = [
 ]
 
 
-@pytest.mark.parametrize(("make", "pattern"), WRONG_FILES, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(
+    ("make", "pattern"), WRONG_FILES, ids=lambda value: getattr(value, "__name__", None)
+)
 def test_a_wrong_file_is_refused_in_one_line_and_never_run(make, pattern, place, capsys) -> None:
     make()
     options = ["wrong.pt", "--model", "small.py", "--out", "run"]

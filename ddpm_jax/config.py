@@ -263,6 +263,7 @@ def _unet_problems(config: Config) -> Iterator[tuple[str, object, str]]:
         return
     if side % 2 ** (len(widths) - 1):
         yield "data.image_size", side, f"a multiple of {2 ** (len(widths) - 1)}, or fewer levels"
+    # The hidden layer of this head has 2048, models.classifier.HIDDEN.
     normed = [*widths, 2048] if model.pool == "spatial_v2" else widths
     for width in normed:
         if width % model.norm_groups:

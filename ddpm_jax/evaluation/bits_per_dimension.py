@@ -24,9 +24,8 @@ from ddpm_jax.diffusion.likelihood import Bound, variational_bound
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import replacing
 from ddpm_jax.models import Network, Params
-from ddpm_jax.models.layers import downsample_mean
 from ddpm_jax.parallel import batch_sharding
-from ddpm_jax.training.step import to_model_range
+from ddpm_jax.training.step import low_res_of, to_model_range
 
 # Keeps the noise of an evaluation apart from that of training and sampling with the same seed.
 EVALUATION = 0xB9D
@@ -46,12 +45,11 @@ def make_bound(
     """
     diffusion = build_diffusion(config.diffusion, steps)
     num_steps = diffusion.schedule.num_timesteps
-    small = config.data.low_res_size
 
     @jax.jit
     def bound_at(params: Params, batch: Batch, timesteps: jax.Array) -> Bound:
         x = to_model_range(batch["x"])
-        low_res = (downsample_mean(x, config.data.image_size // small),) if small else ()
+        low_res = low_res_of(config, x).values()
         key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["index"])
 

@@ -35,6 +35,13 @@ def to_model_range(x: jax.Array) -> jax.Array:
     return x.astype(jnp.float32) / 127.5 - 1 if x.dtype == jnp.uint8 else x
 
 
+def low_res_of(config: Config, x: jax.Array) -> dict[str, jax.Array]:
+    """{"low_res": images x with their squares of pixels averaged}, {} unless a model enlarges."""
+    if not config.data.low_res_size:
+        return {}
+    return {"low_res": downsample_mean(x, config.data.image_size // config.data.low_res_size)}
+
+
 def make_train_step(
     config: Config,
     diffusion: Diffusion,
@@ -80,10 +87,7 @@ def draw_examples(
         "weight": weight,
         "noise": jax.random.normal(noise_key, x.shape),
     }
-    if config.data.low_res_size:
-        factor = config.data.image_size // config.data.low_res_size
-        examples["low_res"] = downsample_mean(x, factor)
-    return examples
+    return examples | low_res_of(config, x)
 
 
 def make_update(

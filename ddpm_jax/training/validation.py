@@ -12,11 +12,10 @@ from ddpm_jax.config import Config
 from ddpm_jax.data import Source, ordered_batches
 from ddpm_jax.diffusion.process import Diffusion
 from ddpm_jax.models import Network, Params
-from ddpm_jax.models.layers import downsample_mean
 from ddpm_jax.parallel import batch_sharding
 from ddpm_jax.training.objectives import make_objective
 from ddpm_jax.training.run import quarter_means
-from ddpm_jax.training.step import Metrics, by_quarter, to_model_range
+from ddpm_jax.training.step import Metrics, by_quarter, low_res_of, to_model_range
 
 MAX_EXAMPLES = 4096  # of a larger set, the first ones
 # Keeps its t and noise apart from those of training, sampling and evaluation of the same seed.
@@ -32,7 +31,7 @@ def make_validator(
     different steps differ by the parameters alone. Nothing is dropped out, flipped or cropped at
     random.
     """
-    num_timesteps, small = diffusion.schedule.num_timesteps, config.data.low_res_size
+    num_timesteps = diffusion.schedule.num_timesteps
     objective = make_objective(config, diffusion, network)
 
     @jax.jit
@@ -49,8 +48,7 @@ def make_validator(
             "noise": jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys),
             "weight": batch["real"],
         }
-        if small:
-            examples["low_res"] = downsample_mean(x, config.data.image_size // small)
+        examples |= low_res_of(config, x)
         return by_quarter(objective(params, examples, None), examples, num_timesteps)
 
     def validate(params: Params) -> dict[str, float]:

@@ -19,7 +19,7 @@ from ddpm_jax.training import run
 from ddpm_jax.training.metrics import MetricsLog, progress
 from ddpm_jax.training.state import TrainState, init_state, make_optimizer
 from ddpm_jax.training.step import make_train_step
-from ddpm_jax.training.validation import make_validator
+from ddpm_jax.training.validation import EarlyStop, make_validator
 
 
 def main() -> None:
@@ -86,15 +86,21 @@ def main() -> None:
             progress(train.steps, first, "step", workdir.name) as bar,
         ):
             window = run.Window(train, clock=time.monotonic)
+            early_stop = EarlyStop(train.early_stop_validations, log.earlier)
             for step in range(first + 1, train.steps + 1):
+                if early_stop.over:
+                    break
                 state, metrics = train_step(state, parallel.to_mesh(next(batches), mesh))
                 window.add(metrics)
                 if run.due(step, train.log_every_steps, train.steps):
                     numbers = window.close()
                     log.scalars(step, numbers)
                     bar.set_postfix(run.shown(numbers), refresh=False)
+                lowest = None
                 if validate and run.due(step, train.validate_every_steps, train.steps):
-                    log.scalars(step, validate(state.ema))
+                    numbers = validate(state.ema)
+                    log.scalars(step, numbers)
+                    lowest = early_stop.add(numbers["held_out_loss"])
                     window.restart_clock()
                 if draw and run.due(step, train.sample_every_steps, train.steps):
                     labels, low_res = run.picture_inputs(config, source)
@@ -105,9 +111,16 @@ def main() -> None:
                         step, "samples", outputs.save_picture(drawn.x, picture, source.points)
                     )
                     window.restart_clock()
-                if run.due(step, train.checkpoint_every_steps, train.steps) or step == train.steps:
-                    checkpoints.save(step, state, config_json.to_json(config))
+                last = step == train.steps or early_stop.over
+                due = run.due(step, train.checkpoint_every_steps, train.steps)
+                if due or last or lowest is not None:
+                    checkpoints.save(step, state, config_json.to_json(config), lowest)
                 bar.update(1)
+            if early_stop.over:
+                print(
+                    f"stops early: {train.early_stop_validations} validations in a row had no lower"
+                    " held-out loss; the weights of the lowest are kept, and drawn from"
+                )
             checkpoints.wait()
             run.finish(log, workdir, state, source)
 

@@ -2,7 +2,8 @@
 
 A checkpoint holds three items: `state` (parameters, optimizer, step), `ema` (the averaged weights,
 all that sampling needs) and `config`. Orbax writes to a temporary folder and renames it, so a
-checkpoint that is there at all was written whole.
+checkpoint that is there at all was written whole. A run that stops early marks the checkpoints
+whose held-out loss was the lowest so far with that loss; the last of these is kept, and drawn from.
 
 Weights that came from elsewhere are the checkpoint of step 0, with `ema` and `config` alone: Adam's
 moments would triple it. Training saves none before step 1, so the two cannot be mistaken.
@@ -10,7 +11,9 @@ moments would triple it. Training saves none before step 1, so the two cannot be
 
 import json
 import logging
+import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,17 +26,22 @@ from ddpm_jax.errors import RunError, UserError
 logger = logging.getLogger("ddpm_jax")
 
 TEMPORARY = "*.orbax-checkpoint-tmp*"
+LOSS = "held_out_loss"  # what checkpoints are compared by, if they are
 IMPORTED = 0  # the step that imported weights are kept as
 # Bytes on their way to disk at once; without a limit, saving 1.2 GB of weights takes 0.7 GB more.
 WRITE_BYTES = 2**28
 
 
 class Checkpoints:
-    """The newest `keep` checkpoints of a run; a context manager that ends pending saves."""
+    """The newest `keep` checkpoints of a run, and the best of those that were saved with a loss.
+
+    A context manager that ends pending saves.
+    """
 
     def __init__(self, directory: Path, keep: int):
         directory = directory.resolve()
         self.directory = directory
+        policies = ocp.training.preservation_policies
         for leftover in sorted(directory.glob(TEMPORARY)):
             step = leftover.name.split(".")[0]
             logger.warning("checkpoint %s was half-written when the run stopped: not used", step)
@@ -42,7 +50,17 @@ class Checkpoints:
             self._orbax = ocp.training.Checkpointer(
                 directory,
                 save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-                preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [
+                        policies.LatestN(keep),
+                        policies.BestN(
+                            get_metric_fn=lambda metrics: metrics[LOSS],
+                            reverse=True,
+                            n=1,
+                            keep_checkpoints_without_metrics=False,
+                        ),
+                    ]
+                ),
                 cleanup_tmp_directories=True,
             )
         except OSError as error:
@@ -58,14 +76,18 @@ class Checkpoints:
             if kind is None:  # else the error that is under way says more
                 raise self._failed(error) from error
 
-    def save(self, step: int, state: Any, config: str) -> None:
+    def save(self, step: int, state: Any, config: str, held_out_loss: float | None = None) -> None:
         """Starts writing; returns once the arrays are copied, so that the caller may donate them.
 
-        `state` is a NamedTuple with a field `ema`, which becomes an item of its own.
+        `state` is a NamedTuple with a field `ema`, which becomes an item of its own. Of checkpoints
+        with a `held_out_loss` that with the lowest is kept.
         """
+        metrics = None if held_out_loss is None else {LOSS: held_out_loss}
         items = {"state": state._replace(ema={}), "ema": state.ema, "config": json.loads(config)}
         try:
-            self._orbax.save_checkpointables_async(step, items, force=True, overwrite=True)
+            self._orbax.save_checkpointables_async(
+                step, items, force=True, overwrite=True, metrics=metrics
+            )
         except (OSError, ValueError) as error:
             raise self._failed(error) from error
 
@@ -113,15 +135,17 @@ class Loaded(NamedTuple):
 def load_ema(
     directory: Path, abstract_ema: Mapping[str, jax.ShapeDtypeStruct], step: int | None = None
 ) -> Loaded:
-    """The averaged weights of the newest checkpoint that can be read, or of `step`, as item "ema".
+    """The averaged weights of `step`, or of the best or newest checkpoint, as item "ema".
 
-    `abstract_ema` carries shapes and shardings. Raises UserError.
+    That is the one with the lowest held-out loss, if any were saved with theirs, else the newest
+    that can be read. `abstract_ema` carries shapes and shardings. Raises UserError.
     """
     directory = directory.resolve()
     steps = _steps(directory)
     if step is not None and step not in steps:
         raise UserError(f"{directory} has no checkpoint of step {step}; there are: {steps}")
-    found = _load_newest(directory, steps if step is None else [step], {"ema": abstract_ema})
+    wanted = sorted(steps, key=partial(_worth, directory)) if step is None else [step]
+    found = _load_newest(directory, wanted, {"ema": abstract_ema})
     if found is None:
         raise UserError(f"{directory} holds no checkpoint: train first, or name another --workdir")
     return found
@@ -151,8 +175,17 @@ def _steps(directory: Path) -> list[int]:
     return sorted(int(path.name) for path in directory.glob("[0-9]*") if path.name.isdigit())
 
 
+def _worth(directory: Path, step: int) -> tuple[float, int]:
+    """Sorts checkpoints to draw from: the lower its held-out loss, if it has one, the later."""
+    try:
+        metrics = json.loads((directory / str(step) / "metrics" / "metrics").read_text())
+        return -float(metrics[LOSS]), step
+    except (OSError, ValueError, KeyError, TypeError):
+        return -math.inf, step
+
+
 def _load_newest(directory: Path, steps: list[int], abstract: dict[str, Any]) -> Loaded | None:
-    """The newest of the checkpoints of `steps` that can be read."""
+    """The last of the checkpoints of `steps` that can be read."""
     broken: list[str] = []
     for step in reversed(steps):
         path = directory / str(step)

@@ -106,6 +106,7 @@ class TrainConfig:
     sample_every_steps: int = 1000  # a grid from the averaged weights; 0: none
     log_every_steps: int = 100  # 0: none
     validate_every_steps: int = 1000  # on data.held_out, if that is given; 0: never
+    early_stop_validations: int = 0  # stop after so many in a row with no lower loss; 0: never
     max_skipped_steps: int = 20  # non-finite steps in a row before the run stops; 0: never
 
 
@@ -190,6 +191,7 @@ def _problems(config: Config) -> Iterator[tuple[str, object, str]]:
         "train.sample_every_steps": train.sample_every_steps,
         "train.log_every_steps": train.log_every_steps,
         "train.validate_every_steps": train.validate_every_steps,
+        "train.early_stop_validations": train.early_stop_validations,
         "train.max_skipped_steps": train.max_skipped_steps,
         "parallel.data": config.parallel.data,
         "sample.eta": config.sample.eta,
@@ -225,6 +227,9 @@ def _problems(config: Config) -> Iterator[tuple[str, object, str]]:
         yield from (
             (f"diffusion.{name}", beta, wanted) for name, beta in bounds.items() if beta is not None
         )
+    if train.early_stop_validations and not (data.held_out and train.validate_every_steps):
+        wanted = "0 without --data.held-out and --train.validate-every-steps"
+        yield "train.early_stop_validations", train.early_stop_validations, wanted
     if config.sample.eta and config.sample.sampler != "ddim":
         yield "sample.eta", config.sample.eta, "0 but for --sample.sampler ddim"
     if diffusion.label_dropout and not model.num_classes:

@@ -80,8 +80,8 @@ def differences(new: Config, old: Config) -> list[str]:
     """One phrase for each field that changes what the run computes: `train.seed 0 -> 1`.
 
     Left out are the fields that a resumed run may change: devices, where the data lie, how often
-    things happen, how pictures are drawn; and the number of steps, while the learning rate does
-    not depend on it.
+    things happen, how pictures are drawn; the number of steps, while the learning rate does not
+    depend on it; and the patience of early stopping.
     """
     free = {"data.dir"} | {
         f"train.{name}"
@@ -96,6 +96,8 @@ def differences(new: Config, old: Config) -> list[str]:
     }
     if new.train.learning_rate_decay == "constant":
         free.add("train.steps")
+    if new.train.early_stop_validations and old.train.early_stop_validations:
+        free.add("train.early_stop_validations")
     found = []
     for section in ("data", "model", "diffusion", "train"):
         before, after = getattr(old, section), getattr(new, section)

@@ -131,3 +131,22 @@ def test_without_imported_weights_there_are_none(tmp_path):
         checkpoints.save(1, state, '{"a": 1}')
         checkpoints.wait()
         assert checkpoints.restore_imported(abstract.params) is None
+
+
+def test_the_checkpoint_of_the_lowest_loss_is_kept_and_drawn_from_and_the_newest_resumed(tmp_path):
+    state, abstract = on_mesh(1, 1)
+    with checkpoint.Checkpoints(tmp_path, keep=1) as checkpoints:
+        for step, loss in ((1, 0.9), (2, 0.5), (3, None), (4, None)):
+            new = state._replace(step=state.step * 0 + step)
+            checkpoints.save(step, new, '{"a": 1}', loss)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "4"]
+    assert checkpoint.load_ema(tmp_path, abstract.ema).step == 2
+    assert checkpoint.load_ema(tmp_path, abstract.ema, step=4).step == 4
+    with checkpoint.Checkpoints(tmp_path, keep=1) as checkpoints:
+        assert checkpoints.restore(abstract).step == 4
+        checkpoints.save(5, state, '{"a": 1}', 0.4)
+    assert checkpoint.load_ema(tmp_path, abstract.ema).step == 5
+    shutil.rmtree(tmp_path / "5" / "ema")
+    with checkpoint.Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(6, state, '{"a": 1}')
+    assert checkpoint.load_ema(tmp_path, abstract.ema).step == 6  # the best cannot be read

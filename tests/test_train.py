@@ -163,3 +163,36 @@ def test_the_core_imports_no_library_of_data_pictures_or_logs(room):
         script = script.replace("ddpm_jax.sampling", "ddpm_jax.sampling.draw")
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+EARLY = """
+--config configs/digits_classifier.py --model.attention-resolutions 8 --model.num-head-channels 8
+--train.learning-rate 0.1 --train.learning-rate-decay constant
+--train.checkpoint-every-steps 7 --train.validate-every-steps 4 --train.early-stop-validations 2
+--train.keep-checkpoints 1 --train.sample-every-steps 0
+""".split()
+
+
+def test_a_run_stops_early_and_keeps_its_best_also_after_a_kill(tmp_path):
+    output = run(tmp_path / "whole", *EARLY)
+    assert "stops early: 2 validations" in output
+    *steps, finished = records(tmp_path / "whole")
+    losses = {r["step"]: r["held_out_loss"] for r in steps if "held_out_loss" in r}
+    best = min(losses, key=losses.get)
+    assert best < 60 and list(losses)[-1] == finished["step"] == best + 8
+    kept = {path.name for path in (tmp_path / "whole" / "checkpoints").iterdir()}
+    assert kept == {str(best), str(best + 8)}
+
+    # Stopped between the two validations that decide, it counts both.
+    process = start(tmp_path / "killed", *EARLY)
+    wanted = tmp_path / "killed" / "checkpoints" / str(best)
+    while not any(r.get("step", 0) >= best + 4 for r in records(tmp_path / "killed")):
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert wanted.exists()
+    assert "resumed after step" in run(tmp_path / "killed", *EARLY)
+    assert records(tmp_path / "killed")[-1] == finished
+    again = run(tmp_path / "killed", *EARLY)
+    assert f"resumed after step {best + 8}" in again and "stops early" in again

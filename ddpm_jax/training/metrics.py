@@ -20,8 +20,9 @@ class MetricsLog(AbstractContextManager):
     """Appends to `workdir`/metrics.jsonl and `workdir`/tensorboard; a context manager.
 
     Opening it drops what an earlier run logged after `start_step`, the step of the checkpoint that
-    is resumed from, so that each step is there once. Every line reaches the files before the call
-    returns. An `OSError`, as of a full disk, is raised to the caller.
+    is resumed from, so that each step is there once; `earlier` holds the records that are left.
+    Every line reaches the files before the call returns. An `OSError`, as of a full disk, is raised
+    to the caller.
     """
 
     def __init__(self, workdir: str | Path, start_step: int) -> None:
@@ -33,7 +34,7 @@ class MetricsLog(AbstractContextManager):
         workdir = Path(workdir)
         board = workdir / "tensorboard"
         board.mkdir(parents=True, exist_ok=True)
-        _rewind(workdir / "metrics.jsonl", start_step)
+        self.earlier = _rewind(workdir / "metrics.jsonl", start_step)
         self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
         # The name holds the time in seconds only, and a file of the same name is overwritten.
         self._board = EventsWriter(str(board / "events"), f".{start_step}")
@@ -91,10 +92,13 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
-def _rewind(path: Path, start_step: int) -> None:
-    """Drops unreadable lines, those of later steps and the end, in one atomic replacement."""
+def _rewind(path: Path, start_step: int) -> list[dict[str, Any]]:
+    """Drops unreadable lines, those of later steps and the end, in one atomic replacement.
+
+    Returns the records that are left.
+    """
     if not path.exists():
-        return
+        return []
     kept = [
         record
         for record in read_records(path)
@@ -105,6 +109,7 @@ def _rewind(path: Path, start_step: int) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+    return kept
 
 
 def _jsonable(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """The objective on examples that are kept from training."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -67,3 +68,30 @@ def make_validator(
         return {f"held_out_{name}": float(value) for name, value in numbers.items()}
 
     return validate
+
+
+class EarlyStop:
+    """Whether the held-out loss has stopped falling: `over` after so many validations in a row.
+
+    It begins with what the log of the run already holds, so that a resumed run stops where it would
+    have stopped; 0 validations stop nothing.
+    """
+
+    def __init__(self, validations: int, records: Iterable[Mapping[str, Any]] = ()):
+        self._patience, self._lowest, self._since = validations, math.inf, 0
+        for record in records:
+            if "held_out_loss" in record:
+                self.add(record["held_out_loss"])
+
+    def add(self, loss: float | None) -> float | None:
+        """Takes the loss of a validation; returns it if it is the lowest so far, to be kept."""
+        lower = loss is not None and loss < self._lowest
+        self._since = 0 if lower else self._since + 1
+        if not lower:
+            return None
+        self._lowest = loss
+        return loss if self._patience else None
+
+    @property
+    def over(self) -> bool:
+        return 0 < self._patience <= self._since

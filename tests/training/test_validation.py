@@ -11,7 +11,7 @@ from ddpm_jax.data import hold_out, load_source
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.models import Network
 from ddpm_jax.training.objectives import classification
-from ddpm_jax.training.validation import make_validator
+from ddpm_jax.training.validation import EarlyStop, make_validator
 
 CONFIG = Config(
     data=DataConfig(name="digits", image_size=8, channels=1, held_out="10%"),
@@ -91,3 +91,21 @@ def test_validation_counts_each_held_out_example_once(devices):
     assert {f"held_out_accuracy_q{q}" for q in range(4)} < set(numbers)
     assert validate({"sure": jnp.array(5.0)}) == numbers
     assert validate({"sure": jnp.array(0.0)})["held_out_loss"] == pytest.approx(np.log(10))
+
+
+def test_early_stopping_counts_validations_since_the_lowest_loss():
+    early_stop = EarlyStop(2)
+    assert [early_stop.add(loss) for loss in (3.0, 2.0, 2.5)] == [3.0, 2.0, None]
+    assert not early_stop.over
+    assert early_stop.add(1.0) == 1.0  # a lower one starts the count anew
+    assert early_stop.add(1.0) is None and not early_stop.over
+    assert early_stop.add(float("nan")) is None and early_stop.over
+
+
+def test_early_stopping_goes_on_from_the_log_and_may_be_off():
+    losses = [3.0, 2.0, 2.5, None]  # None is what the log makes of NaN
+    records = [{"step": i, "held_out_loss": loss} for i, loss in enumerate(losses)]
+    records.insert(1, {"step": 0, "loss": 0.1})
+    assert EarlyStop(2, records).over and not EarlyStop(3, records).over
+    off = EarlyStop(0, records)
+    assert off.add(0.5) is None and not off.over

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ddpm_jax import checkpoint, cli, config_json, data, parallel
+from ddpm_jax import checkpoint, cli, config_json, data, parallel, parts
 from ddpm_jax.config import ParallelConfig, check
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.errors import UserError, run_script
@@ -80,7 +80,7 @@ def main() -> None:
     }
     name = f"bpd_{settings.split}_{loaded.step:08d}" + (f"_{args.steps}" if args.steps else "")
     out = args.out or args.workdir / "evaluation" / name
-    bits_per_dimension.claim(out, settings_of_results)
+    parts.claim(out, settings_of_results)
     with progress(num, 0, "example", f"step {loaded.step}") as bar:
         found = bits_per_dimension.evaluate(
             bound, loaded.items["ema"], source, settings, num, args.batch_size, out, bar.update

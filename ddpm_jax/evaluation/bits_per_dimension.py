@@ -6,7 +6,6 @@ i gets the noise of (seed, i, t), whatever the batch that it comes in.
 
 import json
 import math
-import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,10 +20,10 @@ from ddpm_jax.config import Config, DataConfig
 from ddpm_jax.data import Source, ordered_batches
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.diffusion.likelihood import Bound, variational_bound
-from ddpm_jax.errors import UserError
 from ddpm_jax.files import replacing
 from ddpm_jax.models import Network, Params
 from ddpm_jax.parallel import batch_sharding
+from ddpm_jax.parts import read_part, save_part
 from ddpm_jax.training.step import low_res_of, to_model_range
 
 # Keeps the noise of an evaluation apart from that of training and sampling with the same seed.
@@ -90,28 +89,6 @@ def make_bound(
     return bound
 
 
-def claim(out: Path, settings: dict[str, Any]) -> None:
-    """Makes the folder of an evaluation; raises UserError if it holds another one's results."""
-    path = out / "settings.json"
-    try:
-        (out / "parts").mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            with replacing(path) as temporary:
-                temporary.write_text(json.dumps(settings, indent=2) + "\n")
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"--out {out} cannot be used: {error}") from error
-    changed = [
-        f"{name} {found.get(name)} -> {value}"
-        for name, value in settings.items()
-        if found.get(name) != value
-    ]
-    if changed:
-        raise UserError(
-            f"{out} holds results of other settings ({', '.join(changed)}): name another --out"
-        )
-
-
 def evaluate(
     bound: Callable[..., Bound],
     params: Params,
@@ -130,7 +107,7 @@ def evaluate(
     for batch in ordered_batches(source, data, batch_size, num):
         real = len(batch["x"])
         path = out / "parts" / f"{first:08d}_{real}.npz"
-        part = _read(path)
+        part = read_part(path, Bound._fields)
         if part is None:
             filled = {
                 name: np.resize(value, (batch_size, *value.shape[1:]))
@@ -138,12 +115,11 @@ def evaluate(
             }
             filled["index"] = np.arange(first, first + batch_size, dtype=np.int32)
             part = bound(params, filled, partial(_tell, on_progress, real))
-            part = Bound(*(values[:real] for values in part))
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                np.savez(file, **part._asdict())
+            part = {name: values[:real] for name, values in part._asdict().items()}
+            save_part(path, part)
         else:
             on_progress(real)
-        found.append(part)
+        found.append(Bound(**part))
         first += real
     return Bound(*(np.concatenate(values) for values in zip(*found, strict=True)))
 
@@ -175,12 +151,3 @@ def report(found: Bound, timesteps: np.ndarray, out: Path) -> str:
 
 def _tell(on_progress: Callable[[float], None], examples: int, share: float) -> None:
     on_progress(examples * share)
-
-
-def _read(path: Path) -> Bound | None:
-    """What a part holds; None if it is not there, or damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return Bound(*(arrays[name] for name in Bound._fields))
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-        return None

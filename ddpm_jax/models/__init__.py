@@ -42,8 +42,10 @@ class Keys:
         return jax.random.fold_in(self._key, np.uint32(next(self._count)))
 
 
-def functional(build: Callable[[nnx.Rngs], nnx.Module]) -> Network:
+def functional(build: Callable[[nnx.Rngs], nnx.Module], method: str = "__call__") -> Network:
     """Splits the module that `build(rngs)` makes into functions and a flat dict of parameters.
+
+    `apply` calls the method of that name.
 
     A name joins the path to a parameter by dots, as in `input_blocks.1.0.conv1.kernel`. The module
     may hold nothing but parameters: no random state, no batch statistics.
@@ -61,7 +63,7 @@ def functional(build: Callable[[nnx.Rngs], nnx.Module]) -> Network:
 
     def apply(params: Params, *args: jax.Array | None) -> jax.Array:
         state = nnx.from_flat_state([(paths[name], nnx.Param(params[name])) for name in paths])
-        return nnx.merge(graphdef, state)(*args)
+        return getattr(nnx.merge(graphdef, state), method)(*args)
 
     return Network(init, apply, jax.eval_shape(init, jax.random.key(0)))
 
@@ -82,6 +84,17 @@ def build_network(config: Config) -> Network:
             return functional(lambda rngs: Classifier(model, sides[0], channels, rngs))
         case "unet":
             return functional(lambda rngs: UNet(model, sides[0], in_channels, out_channels, rngs))
+
+
+def build_features(config: Config) -> Network:
+    """The network of a classifier's run without its head: `apply(params, x, t) -> [B, features]`.
+
+    It takes the parameters of that run.
+    """
+    *sides, channels = data_shape(config)
+    return functional(
+        lambda rngs: Classifier(config.model, sides[0], channels, rngs), method="features"
+    )
 
 
 def count_parameters(params: dict) -> int:

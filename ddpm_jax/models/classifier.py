@@ -78,3 +78,8 @@ class Classifier(Encoder):
         if self.config.pool == "attention":
             return self.out_pool(h)
         return self.out_proj(h.mean(axis=(1, 2)))
+
+    def features(self, x: jax.Array, t: jax.Array) -> jax.Array:
+        """What the middle makes of images, its mean over pixels: float32 [B, widths[-1]]."""
+        middle = self.encode(x, self.embed_time(t), dropout_keys(None))[-1]
+        return middle.astype(jnp.float32).mean(axis=(1, 2))

@@ -13,7 +13,8 @@ trained to know images without labels too. Of several scales each draws a row of
     python sample.py --workdir runs/digits --classifier runs/judge --guidance-scale 0,1,2.5
     python sample.py --workdir runs/digits --cfg-scale 3 --guidance-interval 0.2,0.8
 
-Sample i depends on (seed, i, label), its scales and the image that it enlarges alone.
+Sample i depends on (seed, i, label), its scales and the image that it enlarges alone. Kill it
+whenever you like: the same command goes on at its next batch.
 """
 
 import sys
@@ -116,7 +117,7 @@ def main() -> None:
     # The chains
     for model, told in zip(models, labels, strict=True):
         with progress(num * rows, 0, "sample", f"step {model.step}") as bar:
-            drawn = model.draw(args.seed, told, bar.update, low_res)
+            drawn = model.draw(args.seed, told, bar.update, low_res, parts=out / outputs.UNFINISHED)
         if model is not models[-1]:
             outputs.save_arrays(drawn, out / "base")
             low_res = drawn.x
@@ -129,6 +130,7 @@ def main() -> None:
     outputs.save_samples(drawn, out, reference, columns, low_res)
     if args.frames:
         outputs.save_chain(drawn, build_diffusion(last.diffusion).schedule, out, reference)
+    outputs.drop_unfinished(out)
     at = f" at each of {rows} scales, a row each" if rows > 1 else ""
     print(f"{num} samples{at} in {out}")
 

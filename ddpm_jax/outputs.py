@@ -1,5 +1,6 @@
 """The files that samples become: PNG, GIF and npz, for images and for points."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ GRID_SAMPLES = 400  # more than this in one picture, nobody looks at
 ROW_SAMPLES = 20  # columns of a grid with a row for each scale
 STRIP_SAMPLES = 4  # rows of the strip
 STRIP_MOMENTS = 10  # columns of the strip, panels of a row of points
+UNFINISHED = ".unfinished"  # batches of samples that are not all there yet
 PICTURES = [
     "grid.png",
     "low_res.png",
@@ -64,6 +66,11 @@ def make_folder(out: Path, inputs: Path | None = None) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from error
+
+
+def drop_unfinished(out: Path) -> None:
+    """Forgets the batches that `out` keeps, now that the samples are there, or those of others."""
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
 
 
 def save_arrays(drawn: Drawn, folder: Path) -> None:

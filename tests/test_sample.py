@@ -16,6 +16,7 @@ from ddpm_jax import checkpoint, config_json, parallel
 from ddpm_jax.config import ParallelConfig
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import build_network
+from ddpm_jax.outputs import UNFINISHED
 from ddpm_jax.sampling.draw import choose_labels, make_drawer
 
 # What rounding may do to a pixel of 255 when the batch size or the number of devices changes:
@@ -128,3 +129,53 @@ def test_points_are_drawn_as_panels_and_gifs(tmp_path):
     with np.load(run / "drawn" / "samples.npz") as files:
         assert list(files) == ["arr_0"] and files["arr_0"].shape == (70, 2)
         assert files["arr_0"].dtype == np.float32
+
+
+def test_a_killed_command_goes_on_at_its_next_batch(tiny_run, tmp_path):
+    root = Path(sample.__file__).parent
+    command = [sys.executable, "sample.py", "--workdir", str(tiny_run), "--num", "400"]
+    command += ["--labels", "3,7", "--frames", "3", "--steps", "20", "--batch-size", "8"]
+
+    def files(out: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*.*")}
+
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*command, "--out", str(whole)], check=True, cwd=root, env=environment)
+    assert not (whole / UNFINISHED).exists()
+
+    process = subprocess.Popen([*command, "--out", str(killed)], cwd=root, env=environment)
+    while len(list(killed.glob(f"{UNFINISHED}/*/*.npz"))) < 5:
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    assert not (killed / "samples.npz").exists()
+    parts = sorted(killed.glob(f"{UNFINISHED}/*/[0-9]*.npz"))
+    assert 5 <= len(parts) < 50
+    parts[1].write_bytes(parts[1].read_bytes()[:100])  # damaged: drawn again
+    # A part that is there is not drawn again: what was put into it comes out.
+    with np.load(parts[2]) as arrays:
+        changed = dict(arrays) | {"x": 255 - arrays["x"]}
+    np.savez(parts[2], **changed)
+    subprocess.run([*command, "--out", str(killed)], check=True, cwd=root, env=environment)
+    with np.load(whole / "samples.npz") as a, np.load(killed / "samples.npz") as b:
+        expected = a["arr_0"].copy()
+        expected[16:24] = 255 - expected[16:24]
+        np.testing.assert_array_equal(b["arr_0"], expected)
+        np.testing.assert_array_equal(b["arr_1"], a["arr_1"])
+    ours, theirs = files(killed), files(whole)
+    assert ours.keys() == theirs.keys()
+    same = {name for name in ours if ours[name] == theirs[name]}
+    assert len(ours.keys() - same) <= 8 + 4  # images, npz, grid, chain.png, chain.gif
+
+    # Other settings draw anew, whatever is left over.
+    process = subprocess.Popen([*command, "--out", str(killed)], cwd=root, env=environment)
+    while not list(killed.glob(f"{UNFINISHED}/*/*.npz")):
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    other = [*command, "--out", str(killed), "--seed", "1"]
+    subprocess.run(other, check=True, cwd=root, env=environment)
+    with np.load(killed / "samples.npz") as files_of_other_seed:
+        assert (files_of_other_seed["arr_0"][:8] != expected[:8]).mean() > 0.3
+    assert not (killed / UNFINISHED).exists()

@@ -1,20 +1,25 @@
 """Samples of a run's model as arrays: labels, batches and devices around the chain."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from ddpm_jax import config_json
 from ddpm_jax.config import Config, data_shape
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.diffusion.process import Diffusion
+from ddpm_jax.digest import sha256
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import Network, Params
 from ddpm_jax.parallel import batch_sharding
+from ddpm_jax.parts import read_part, save_part
 from ddpm_jax.sampling.chain import Samples, evenly_kept, kept_by_noise, make_sampler
 from ddpm_jax.sampling.guidance import (
     Scale,
@@ -94,7 +99,7 @@ def choose_labels(spec: str, num: int, num_classes: int, seed: int) -> np.ndarra
 def make_drawer(
     config: Config, network: Network, mesh: Mesh, frames: int = 0, guidance: Guidance = ALONE
 ) -> Callable[..., Drawn]:
-    """`draw(params, seed, labels, on_progress=None, low_res=None, scales=(UNGUIDED,)) -> Drawn`.
+    """`draw(params, seed, labels, on_progress, low_res, scales, parts) -> Drawn`.
 
     It draws samples 0..N-1 at each of S scales, by `config.sample`, in batches of one size, the
     last one filled up, so that one program serves all that are guided alike. What no scale guides
@@ -112,6 +117,8 @@ def make_drawer(
       low_res: uint8 [N, h, w, C], what a super-resolution model enlarges, and given to no other;
         or [S * N, h, w, C], images of their own at each scale.
       scales: S of them.
+      parts: a folder; each batch becomes a file in a folder of it that bears a digest of all that
+        the samples depend on, and is read from there if an earlier call was stopped.
 
     Raises:
       UserError: for steps that are no respacing.
@@ -134,6 +141,7 @@ def make_drawer(
         on_progress: Callable[[float], None] | None = None,
         low_res: np.ndarray | None = None,
         scales: Sequence[Scales] = (UNGUIDED,),
+        parts: Path | None = None,
     ) -> Drawn:
         num, rows = len(labels), len(scales)
         if guidance.classifier is None and any(each.guidance for each in scales):
@@ -148,22 +156,37 @@ def make_drawer(
         slot = np.cumsum(shown) - 1
         kept_x, kept_xstart = np.empty((2, len(keep), shown.sum(), *shape), dtype)
         weights = {"model": params, "classifier": guidance.params}
+        if parts is not None:
+            parts /= _digest(config, guidance.interval, keep, weights, seed, told)
+
+        def chain(run: Callable[..., Samples], place: np.ndarray) -> dict[str, np.ndarray]:
+            """The samples of these places, and the frames of those that are shown."""
+            filled = np.resize(place, size)  # the first ones again
+            batch = {name: _to_float(values[filled]) for name, values in told.items()}
+            batch = jax.device_put((index[filled], batch), batch_sharding(mesh))
+            tell = on_progress and _teller(on_progress, len(place) / num_steps)
+            out = run(weights, seed, *batch, tell)
+            few = np.flatnonzero(shown[place])
+            kept = {name: finished(getattr(out, name))[:, few] for name in Samples._fields[1:]}
+            return {"x": finished(out.x)[: len(place)], **kept}
+
         kinds = [(each.guidance != 0, each.cfg != 1) for each in scales]
         for kind in sorted(set(kinds)):
             run = program(*kind)
             places = np.flatnonzero(np.repeat([each == kind for each in kinds], num))
             for start in range(0, len(places), size):
                 place = places[start : start + size]
-                filled = np.resize(place, size)  # the first ones again
-                batch = {name: _to_float(values[filled]) for name, values in told.items()}
-                batch = jax.device_put((index[filled], batch), batch_sharding(mesh))
-                tell = None if on_progress is None else _teller(on_progress, len(place) / num_steps)
-                out = run(weights, seed, *batch, tell)
-                x[place] = finished(out.x)[: len(place)]
-                few = np.flatnonzero(shown[place])
-                if len(few):
-                    kept_x[:, slot[place[few]]] = finished(out.kept_x)[:, few]
-                    kept_xstart[:, slot[place[few]]] = finished(out.kept_xstart)[:, few]
+                path = parts and parts / f"{place[0]:08d}_{len(place)}.npz"
+                done = path and read_part(path, Samples._fields)
+                if not done:
+                    done = chain(run, place)
+                    if path:
+                        save_part(path, done)
+                elif on_progress:
+                    on_progress(len(place))
+                x[place] = done["x"]
+                at = slot[place[shown[place]]]
+                kept_x[:, at], kept_xstart[:, at] = done["kept_x"], done["kept_xstart"]
         timesteps = [int(t) for t in schedule.timestep_map[keep]] if keep else []
         return Drawn(x, told["label"], timesteps, kept_x, kept_xstart, scales)
 
@@ -221,6 +244,13 @@ def _conditions(labels: Sequence[int], scales: Sequence[Scales]) -> dict[str, np
     values = np.array(scales, np.float32).repeat(len(labels), axis=0)
     told = dict(zip(Scales._fields, values.T, strict=True))
     return told | {"label": np.tile(np.asarray(labels, np.int32), len(scales))}
+
+
+def _digest(config: Config, interval: tuple[float, float], *arrays: Any) -> str:
+    """Of all that samples depend on, and the number of devices does not change."""
+    sample = dataclasses.replace(config.sample, num=1, batch_size=1)
+    settings = [config_json.to_json(dataclasses.replace(config, sample=sample)), interval]
+    return sha256([settings, *arrays])[:16]
 
 
 def _repeated(

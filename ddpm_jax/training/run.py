@@ -10,11 +10,12 @@ import numpy as np
 from ddpm_jax import checkpoint, config_json, visual
 from ddpm_jax.config import Config, TrainConfig
 from ddpm_jax.data import Source, first_images, shrink
+from ddpm_jax.digest import sha256
 from ddpm_jax.errors import RunError, UserError
 from ddpm_jax.files import replacing
 from ddpm_jax.sampling.draw import choose_labels
 from ddpm_jax.training.metrics import MetricsLog, read_records
-from ddpm_jax.training.state import TrainState, sha256
+from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import QUARTERS, Metrics
 
 # Steps between looks at the device when nothing is logged: the host must not run far ahead.

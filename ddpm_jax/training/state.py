@@ -1,11 +1,9 @@
-"""What training carries from step to step, its optimizer, and a digest that tells runs apart."""
+"""What training carries from step to step, and its optimizer."""
 
-import hashlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from ddpm_jax.config import DiffusionConfig, TrainConfig
@@ -70,13 +68,3 @@ def ema_decay(step: jax.Array, config: TrainConfig) -> jax.Array:
     """`ema_decay`, at first (1 + step) / (10 + step) so that the average forgets its start."""
     warmup = (1.0 + step) / (10.0 + step) if config.ema_warmup else 1.0
     return jnp.minimum(config.ema_decay, warmup)
-
-
-def sha256(tree: Any) -> str:
-    """Digest of every array of a tree, its path, type and bytes."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()

@@ -165,6 +165,15 @@ def save_imported(directory: Path, ema: Mapping[str, jax.Array], config: str) ->
         raise RunError(f"cannot write the weights to {directory}: {reason}") from error
 
 
+def chosen_step(directory: Path) -> int:
+    """The step that `load_ema` tries first; raises UserError if there is none."""
+    directory = directory.resolve()
+    steps = _steps(directory)
+    if not steps:
+        raise UserError(f"{directory} holds no checkpoint: train first, or name another --workdir")
+    return max(steps, key=partial(_worth, directory))
+
+
 def only_imported(directory: Path) -> bool:
     """Whether a run holds imported weights, and nothing that was trained since."""
     return _steps(directory) == [IMPORTED]

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 DPI = 100
 GAP = 2  # white pixels between the tiles of a grid
 INK, PALE, BLUE, RED = "#22303c", "#c3ccd5", "#1f6f8b", "#d1495b"
+MEASURES = {  # of guided samples, and what they tell
+    "accuracy": "accuracy: the class asked for",
+    "precision": "precision: looks real",
+    "recall": "recall: the variety of the real",
+    "frechet": "Frechet distance (less is better)",
+}
 QUARTERS = {  # of the chain: the four curves that lie beside the loss
     "loss_q0": ("0 ≤ t < T/4", BLUE),
     "loss_q1": ("T/4 ≤ t < T/2", "#3fa796"),
@@ -224,6 +230,31 @@ def save_bound(
         axes.set_yscale("log")
         axes.grid(color=PALE, linewidth=0.6, alpha=0.6)
         axes.spines[["top", "right"]].set_visible(False)
+    _save_figure(figure, path)
+
+
+def save_sweep(rows: Sequence[dict], real: dict, path: str | Path) -> None:
+    """Draws what guidance does: a panel for each of MEASURES, against the scale.
+
+    `rows`: a dict for each point, with the measures, `scale`, and `line`, which curve it is on.
+    `real` has the measures of real images, where there are any.
+    """
+    figure = _figure(3.4 * len(MEASURES), 3.6)
+    lines = list(dict.fromkeys(row["line"] for row in rows))
+    for place, (name, title) in enumerate(MEASURES.items()):
+        left = (place + 0.17) / len(MEASURES)
+        axes = figure.add_axes((left, 0.15, 0.8 / len(MEASURES), 0.62))
+        for i, line in enumerate(lines):
+            points = sorted((row["scale"], row[name]) for row in rows if row["line"] == line)
+            shade = (INK, BLUE, "#3fa796", "#e9a03b", RED)[i % 5]
+            axes.plot(*zip(*points, strict=True), "o-", color=shade, markersize=4, label=line)
+        axes.axhline(real[name], color=INK, linestyle=":", linewidth=1, label="real images")
+        axes.set_title(title, fontsize=10, color=INK)
+        axes.set(xlabel="guidance scale")
+        axes.set_ylim(bottom=0)
+        axes.grid(color=PALE, linewidth=0.6, alpha=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="upper center", ncols=8, frameon=False)
     _save_figure(figure, path)
 
 

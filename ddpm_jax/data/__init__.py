@@ -1,6 +1,6 @@
 """Examples on their way to the device: sources of records, and the pipeline that batches them."""
 
-from ddpm_jax.data.held_out import hold_out
+from ddpm_jax.data.held_out import hold_out, subset
 from ddpm_jax.data.pipeline import (
     Batches,
     CroppedRecords,
@@ -24,5 +24,6 @@ __all__ = [
     "ordered_batches",
     "random_crop",
     "shrink",
+    "subset",
     "train_batches",
 ]

@@ -56,9 +56,11 @@ def hold_out(source: Source, data: DataConfig) -> tuple[Source, Source | None]:
     # The held-out ones stay in random order, so that the first of them are a sample of all.
     held_out, kept = order[:count], np.sort(order[count:])
 
-    def of(indices: np.ndarray) -> Source:
-        if isinstance(source.records, FolderRecords):
-            return dataclasses.replace(source, records=source.records.restricted(indices))
-        return dataclasses.replace(source, records=Subset(source.records, indices))
+    return subset(source, kept), subset(source, held_out)
 
-    return of(kept), of(held_out)
+
+def subset(source: Source, indices: np.ndarray) -> Source:
+    """The examples of a set at `indices`, int [N], in their order."""
+    if isinstance(source.records, FolderRecords):
+        return dataclasses.replace(source, records=source.records.restricted(indices))
+    return dataclasses.replace(source, records=Subset(source.records, indices))

@@ -60,38 +60,38 @@ def read_guide(
     return Guide(scales, _interval(interval), classifier, steered)
 
 
-def read_classifier(folder: Path, workdir: Path, config: Config) -> Config:
+def read_classifier(folder: Path, workdir: Path, config: Config, judges: bool = False) -> Config:
     """The settings of a classifier's run; raises UserError unless it fits the run in `workdir`.
 
-    It must have seen the same images as that run's model, made noisy by the same schedule.
+    It must have seen the same images as that run's model, and if it is to guide, not only `judges`
+    what comes out, made noisy by the same schedule.
     """
+    option = f"--{'judge' if judges else 'classifier'} {folder}"
     try:
         classifier = config_json.read_config(folder / "config.json")
         check(classifier)
     except UserError as error:
-        raise UserError(f"--classifier {folder}: {error}") from error
+        raise UserError(f"{option}: {error}") from error
     if classifier.model.kind != "classifier":
         raise UserError(
-            f"--classifier {folder} is the run of a model of kind {classifier.model.kind}, which "
+            f"{option} is the run of a model of kind {classifier.model.kind}, which "
             "knows no classes; name one of --model.kind classifier"
         )
-    differ = _differences(classifier, config)
+    differ = _differences(classifier, config, noise=not judges)
     if differ:
-        raise UserError(
-            f"--classifier {folder} does not fit --workdir {workdir}: its {'; its '.join(differ)}"
-        )
+        raise UserError(f"{option} does not fit --workdir {workdir}: its {'; its '.join(differ)}")
     return classifier
 
 
-def _differences(classifier: Config, model: Config) -> list[str]:
-    """A phrase for each setting that keeps the gradient of a classifier from being the model's."""
+def _differences(classifier: Config, model: Config, noise: bool) -> list[str]:
+    """A phrase for each setting by which a classifier saw other images, or other `noise`."""
     names = [("data", "name"), ("data", "image_size"), ("data", "channels")]
     if model.model.num_classes:
         names += [("data", "labels"), ("model", "num_classes")]
     # The same betas may have been asked for in other words.
     told = [build_diffusion(config.diffusion).schedule for config in (classifier, model)]
     betas, timesteps = ([getattr(of, name) for of in told] for name in ("betas", "model_timesteps"))
-    if not (np.array_equal(*betas) and np.array_equal(*timesteps)):
+    if noise and not (np.array_equal(*betas) and np.array_equal(*timesteps)):
         process = "timesteps schedule beta_start beta_end sigmoid_range rescale_timesteps"
         names += [("diffusion", name) for name in process.split()]
     pairs = [

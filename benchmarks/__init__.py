@@ -1,0 +1,1 @@
+"""Measurements of speed; see docs for what they showed."""

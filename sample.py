@@ -126,8 +126,7 @@ def main() -> None:
     # Files: points lie over those of the data
     points = last.data.name == "s_curve"
     reference = data.load_source(last.data).points if points else None
-    columns = outputs.grid_columns(drawn.labels, classes[-1])
-    outputs.save_samples(drawn, out, reference, columns, low_res)
+    outputs.save_samples(drawn, out, reference, classes[-1], low_res)
     if args.frames:
         outputs.save_chain(drawn, build_diffusion(last.diffusion).schedule, out, reference)
     outputs.drop_unfinished(out)

@@ -40,11 +40,12 @@ def save_picture(
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def grid_columns(labels: np.ndarray, num_classes: int) -> int | None:
-    """Columns that put the samples of a class below each other, where classes come in turn."""
-    in_turn = 1 < num_classes <= min(20, len(labels))
-    in_turn = in_turn and (labels == np.arange(len(labels)) % num_classes).all()
-    return num_classes if in_turn else None
+def class_columns(labels: np.ndarray, num_classes: int) -> int | None:
+    """Columns of a grid with a row a class, where few classes come in turn; else None."""
+    in_turn = 1 < num_classes <= min(ROW_SAMPLES, len(labels))
+    if not in_turn or (labels != np.arange(len(labels)) % num_classes).any():
+        return None
+    return min(-(-len(labels) // num_classes), ROW_SAMPLES)
 
 
 def make_folder(out: Path, inputs: Path | None = None) -> None:
@@ -94,14 +95,14 @@ def save_samples(
     drawn: Drawn,
     out: Path,
     reference: np.ndarray | None = None,
-    columns: int | None = None,
+    num_classes: int = 0,
     low_res: np.ndarray | None = None,
 ) -> None:
     """Writes samples.npz, grid.png and, for images, images/000000.png ... into the folder `out`.
 
     `low_res`: the images that were enlarged, a grid of their own, low_res.png. Of several scales
-    each has a row of the grids, of the first samples. What an earlier call wrote there goes first,
-    so that the folder holds samples of one kind.
+    each has a row of the grids, of the first samples; of one, each of `num_classes` that come in
+    turn. What an earlier call wrote there goes first, so that the folder holds samples of one kind.
     """
     if (out / "samples.npz").exists():  # else nothing here is ours
         for old in [*out.glob(f"images/{'[0-9]' * 6}.png"), *(out / name for name in PICTURES)]:
@@ -110,11 +111,13 @@ def save_samples(
     if drawn.x.ndim > 2:
         visual.save_images(drawn.x, out / "images")
     pictures = {"grid.png": drawn.x} | ({} if low_res is None else {"low_res.png": low_res})
-    rows = len(drawn.scales)
+    rows, columns = len(drawn.scales), None
     if rows > 1 and drawn.x.ndim > 2:
         num = len(drawn.x) // rows
         columns = min(num, ROW_SAMPLES, max(1, GRID_SAMPLES // rows))
         pictures = {name: _first(x, len(x) // num, columns) for name, x in pictures.items()}
+    elif columns := class_columns(drawn.labels, num_classes):
+        pictures = {name: _by_class(x, num_classes, columns) for name, x in pictures.items()}
     for name, x in pictures.items():
         save_picture(x, out / name, reference, columns)
 
@@ -161,6 +164,14 @@ def save_chain(
 def _first(x: np.ndarray, rows: int, count: int | None) -> np.ndarray:
     """The first samples, all if `count` is None, of each of the rows that follow one another."""
     return x.reshape(rows, -1, *x.shape[1:])[:, :count].reshape(-1, *x.shape[1:])
+
+
+def _by_class(x: np.ndarray, num_classes: int, columns: int) -> np.ndarray:
+    """Images of classes in turn, class by class; white ones fill up the last column."""
+    x = x[: columns * num_classes]
+    blank = np.full((columns * num_classes - len(x), *x.shape[1:]), 255, x.dtype)
+    turns = np.concatenate([x, blank]).reshape(columns, num_classes, *x.shape[1:])
+    return turns.swapaxes(0, 1).reshape(-1, *x.shape[1:])
 
 
 def _save_points(frames: list, titles: list[str], values: np.ndarray, path: Path) -> None:

@@ -11,24 +11,15 @@ import sys
 from functools import cache
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 import sample
 from ddpm_jax import config_json, outputs
-from ddpm_jax.config import ParallelConfig, data_shape
-from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.errors import run_script
-from ddpm_jax.models import build_network
-from ddpm_jax.parallel import make_mesh
-from ddpm_jax.sampling.chain import make_sampler
 from ddpm_jax.sampling.draw import UNGUIDED, Drawn, Scales
-from ddpm_jax.sampling.guidance import log_gradient
 from ddpm_jax.sampling.guides import read_classifier
-from ddpm_jax.sampling.stages import load_weights
-from ddpm_jax.sampling.steps import ancestral_step
 from tests.sampling.run_folders import make_run, tiny
 
 # Settings of a classifier's run that fit no other run here.
@@ -176,6 +167,21 @@ def test_an_interval_without_a_step_guides_nowhere(draw):
     assert moved(images(draw(guided)), images(draw(command))).max() <= 1
 
 
+def test_classes_in_turn_have_a_row_each(tmp_path):
+    x = np.random.default_rng(0).integers(0, 255, (7, 4, 4, 1), np.uint8)
+    labels = np.arange(7, dtype=np.int32) % 3
+    drawn = Drawn(x, labels, [], np.empty((0, 7, 4, 4, 1)), np.empty((0, 7, 4, 4, 1)))
+    outputs.save_samples(drawn, tmp_path, num_classes=3)
+    shown = np.asarray(Image.open(tmp_path / "grid.png"))
+    side = (shown.shape[1] - 2 * 2) // 3  # three columns with gaps of two pixels
+    for i in range(7):
+        tile = shown[i % 3 * (side + 2) :, i // 3 * (side + 2) :][:side, :side]
+        np.testing.assert_array_equal(tile[:: side // 4, :: side // 4], x[i, ..., 0])
+    assert (shown[side:, 2 * (side + 2) :] == 255).all()  # classes 1 and 2 have two each
+    assert outputs.class_columns(labels[::-1], 3) is None
+    assert outputs.class_columns(np.arange(1000) % 10, 10) == outputs.ROW_SAMPLES
+
+
 def test_pictures_have_a_row_for_each_scale(tmp_path):
     """30 samples at 3 scales, of which 20 are shown and the chains of 21 were kept."""
     rng = np.random.default_rng(0)
@@ -236,34 +242,20 @@ def test_a_model_that_enlarges_is_guided_when_it_comes_first(draw):
     np.testing.assert_array_equal(arrays(out)["arr_1"], [0, 1, 2, 0, 1] * 2)
 
 
-def test_a_log_probability_of_ones_own_guides_any_run(draw):
-    """The example of the docs: samples of a brightness."""
-    run = Path("plain")
-    config = config_json.read_config(run / "config.json")
-    network, diffusion = build_network(config), build_diffusion(config.diffusion)
-    params = load_weights(run, network, make_mesh(ParallelConfig(), batch_size=16)).items["ema"]
-    alphas_cumprod = jnp.asarray(diffusion.schedule.alphas_cumprod, jnp.float32)
-    brightness, tolerance = 0.5, 0.02
-
-    def log_prob(x_t, t):  # the mean pixel of x_t is sqrt(a) times that of x_0, and noise
-        a = alphas_cumprod[t.astype(int)]
-        variance = (1 - a) / x_t[0].size + a * tolerance**2
-        return -((x_t.mean(axis=(1, 2, 3)) - jnp.sqrt(a) * brightness) ** 2) / (2 * variance)
-
-    def denoise(params, x_t, t, labels):
-        return network.apply(params, x_t, t, labels)
-
-    def gradient(params, x_t, t, labels):
-        return log_gradient(log_prob, scale=2.0)(x_t, t)
-
-    guided = make_sampler(
-        diffusion, ancestral_step, denoise, data_shape(config), log_gradient=gradient
-    )
-    x = guided(params, 0, np.arange(16), np.full(16, -1)).x
-
+def test_a_log_probability_of_ones_own_guides_any_run(draw, place, tmp_path, monkeypatch):
+    """The example of the docs, as it is there, on a model by hand: samples of a brightness."""
+    page = Path(sample.__file__).parent / "docs" / "guidance.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    assert code.count('"250"') == 1  # the chain of the run by hand has 12 steps
+    shutil.copytree(place / "plain", tmp_path / "runs" / "digits_unconditional")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(code.replace('"250"', '""'), names)
+    monkeypatch.chdir(place)
     free = images(draw("--workdir plain --num 16"))[0] / 127.5 - 1
-    off, free_off = (np.abs(each.mean(axis=(1, 2, 3)) - brightness).mean() for each in (x, free))
-    assert off < 0.4 < 0.7 < free_off
+    means = [np.asarray(each).mean(axis=(1, 2, 3)) for each in (names["x"], free)]
+    off, free_off = (np.abs(mean - names["brightness"]).mean() for mean in means)
+    assert off < 0.2 < 0.35 < free_off
 
 
 WRONG = [

@@ -50,13 +50,13 @@ def main() -> None:
         raise UserError(
             f"--metrics bpd is for models of images, not --model.kind {config.model.kind}"
         )
-    for option, value, least in (
-        ("num", args.num, 0),
-        ("seed", args.seed, 0),
-        ("batch-size", args.batch_size, 1),
+    for option, value, least, bits in (
+        ("num", args.num, 0, 31),
+        ("seed", args.seed, 0, 32),
+        ("batch-size", args.batch_size, 1, 31),
     ):
-        if not least <= value < 2**32:
-            raise UserError(f"--{option} {value}: must be at least {least} and below 2^32")
+        if not least <= value < 2**bits:
+            raise UserError(f"--{option} {value}: must be at least {least} and below 2^{bits}")
 
     # Devices, data, model, weights
     parallel.use_every_core()

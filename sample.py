@@ -54,13 +54,13 @@ class Args:
 def main() -> None:
     args = cli.parse(Args, sys.argv[1:], description=__doc__)
     cli.start_logging()
-    for option, value, least in (
-        ("num", 1 if args.num is None else args.num, 1),
-        ("seed", args.seed, 0),
-        ("frames", args.frames, 0),
+    for option, value, least, bits in (
+        ("num", 1 if args.num is None else args.num, 1, 31),
+        ("seed", args.seed, 0, 32),
+        ("frames", args.frames, 0, 31),
     ):
-        if not least <= value < 2**32:
-            raise UserError(f"--{option} {value}: must be at least {least} and below 2^32")
+        if not least <= value < 2**bits:
+            raise UserError(f"--{option} {value}: must be at least {least} and below 2^{bits}")
 
     # The runs: one, or one and its upsampler
     first = stages.read_settings(

@@ -194,7 +194,6 @@ def _problems(config: Config) -> Iterator[tuple[str, object, str]]:
         "train.early_stop_validations": train.early_stop_validations,
         "train.max_skipped_steps": train.max_skipped_steps,
         "parallel.data": config.parallel.data,
-        "sample.eta": config.sample.eta,
     }
     yield from ((name, n, "0 or more") for name, n in not_negative.items() if n < 0)
     fractions = {
@@ -205,6 +204,8 @@ def _problems(config: Config) -> Iterator[tuple[str, object, str]]:
         "train.adam_b2": train.adam_b2,
     }
     yield from ((name, n, "in [0, 1)") for name, n in fractions.items() if not 0 <= n < 1)
+    if not 0 <= config.sample.eta <= 1:
+        yield "sample.eta", config.sample.eta, "in [0, 1]"
     if data.channels not in (1, 3):
         yield "data.channels", data.channels, "1 (grey) or 3 (RGB)"
     above_0 = {

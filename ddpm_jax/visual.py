@@ -289,7 +289,8 @@ def _save_figure(figure: "Figure", path: str | Path) -> None:
 def _limit(panels: Iterable[np.ndarray]) -> float:
     """Half the side of a square about 0 that holds all but the outermost points."""
     sizes = np.concatenate([np.abs(points).max(axis=1) for points in panels])
-    return 1.08 * float(np.percentile(sizes[np.isfinite(sizes)], 99.9))
+    sizes = sizes[np.isfinite(sizes)]
+    return 1.08 * float(np.percentile(sizes, 99.9)) if len(sizes) else 1.0
 
 
 def _scatter(

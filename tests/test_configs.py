@@ -30,6 +30,7 @@ PARAMETERS = {
     "cifar10_iddpm": 52_546_438,
     "cifar10_iddpm_vlb": 52_546_438,
     "digits": 705_985,
+    "cifar10_classifier": 1_216_970,
     "digits_classifier": 378_186,
     "digits_unconditional": 704_705,
     "imagenet64_adm": 295_904_454,

@@ -59,6 +59,7 @@ class ModelConfig:
     timestep_embedding: Literal["cos_sin", "sin_cos"] = "cos_sin"  # sin_cos: DDPM's
     pool: Literal["attention", "adaptive", "spatial", "spatial_v2"] = "attention"  # of a classifier
     dtype: Literal["float32", "bfloat16"] = "float32"  # of computation; parameters are float32
+    remat: bool = False  # gradients compute each block's activations anew: slower, less memory
 
 
 @dataclass(frozen=True)
@@ -255,6 +256,8 @@ def _problems(config: Config) -> Iterator[tuple[str, object, str]]:
         yield "model.num_classes", model.num_classes, "2 or more for a classifier"
     if model.kind == "mlp" and model.dropout:
         yield "model.dropout", model.dropout, "0 for --model.kind mlp"
+    if model.kind == "mlp" and model.remat:
+        yield "model.remat", model.remat, "False for --model.kind mlp, which has no blocks"
     if points and model.num_classes:
         yield "model.num_classes", model.num_classes, "0: the points of s_curve have no labels"
     if model.kind != "mlp":

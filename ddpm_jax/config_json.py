@@ -79,11 +79,11 @@ def _fits(value: Any, kind: Any) -> bool:
 def differences(new: Config, old: Config) -> list[str]:
     """One phrase for each field that changes what the run computes: `train.seed 0 -> 1`.
 
-    Left out are the fields that a resumed run may change: devices, where the data lie, how often
-    things happen, how pictures are drawn; the number of steps, while the learning rate does not
-    depend on it; and the patience of early stopping.
+    Left out are the fields that a resumed run may change: devices, what memory is traded for, where
+    the data lie, how often things happen, how pictures are drawn; the number of steps, while the
+    learning rate does not depend on it; and the patience of early stopping.
     """
-    free = {"data.dir"} | {
+    free = {"data.dir", "model.remat"} | {
         f"train.{name}"
         for name in (
             "checkpoint_every_steps",

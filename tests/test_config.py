@@ -149,6 +149,7 @@ def test_what_changes_the_numbers_of_a_run_is_named(
     ("section", "field", "value"),
     [
         ("data", "dir", "/elsewhere"),
+        ("model", "remat", True),
         ("train", "checkpoint_every_steps", 7),
         ("train", "keep_checkpoints", 1),
         ("train", "sample_every_steps", 0),
@@ -179,3 +180,13 @@ def test_no_setting_may_be_infinite_or_no_number(value: float) -> None:
             if isinstance(getattr(getattr(Config(), section), field.name), float):
                 with pytest.raises(UserError, match=field.name.replace("_", "-")):
                     check(changed(section, **{field.name: value}))
+
+
+def test_a_network_without_blocks_has_none_to_compute_anew() -> None:
+    points = Config(
+        data=config.DataConfig(name="s_curve"), model=ModelConfig(kind="mlp", remat=True)
+    )
+    with pytest.raises(
+        UserError, match=r"--model\.remat True: must be False for --model\.kind mlp"
+    ):
+        check(points)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ddpm_jax.config import ModelConfig
-from ddpm_jax.models.layers import GroupNorm, attend, heads_of, linear
-from ddpm_jax.models.unet import FLOAT32, Encoder, dropout_keys
+from ddpm_jax.models.layers import FLOAT32, GroupNorm, attend, heads_of, linear
+from ddpm_jax.models.unet import Encoder, dropout_keys
 
 HIDDEN = 2048  # width of the hidden layer of the spatial heads
 

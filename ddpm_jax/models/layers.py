@@ -17,6 +17,7 @@ from ddpm_jax.models.convolution import conv_general_dilated
 # DDPM's initialisation; the last layer of each residual branch starts at zero.
 DENSE_INIT = nnx.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 ZERO_INIT = nnx.initializers.zeros_init()
+FLOAT32 = jnp.dtype("float32")  # of the embedding and of the head, whatever the setting
 
 
 def timestep_embedding(

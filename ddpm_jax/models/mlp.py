@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ddpm_jax.config import ModelConfig
-from ddpm_jax.models.layers import linear, timestep_embedding
+from ddpm_jax.models.layers import FLOAT32, linear, timestep_embedding
 
 
 class MLP(nnx.Module):
@@ -18,7 +18,7 @@ class MLP(nnx.Module):
         self.config, self.dtype = config, dtype
         self.hidden = nnx.List([linear(a, width, dtype, rngs) for a in sizes[:-1]])
         self.time_proj = nnx.List([linear(width, width, dtype, rngs) for _ in range(depth)])
-        self.out = linear(width, out_features, dtype, rngs)
+        self.out = linear(width, out_features, FLOAT32, rngs)
 
     def __call__(
         self,
@@ -34,4 +34,4 @@ class MLP(nnx.Module):
         h = x.astype(self.dtype)
         for hidden, time_proj in zip(self.hidden, self.time_proj, strict=True):
             h = nnx.silu(hidden(h) + time_proj(emb))
-        return self.out(h).astype(jnp.float32)
+        return self.out(h)

@@ -17,6 +17,7 @@ from flax import nnx
 
 from ddpm_jax.config import ModelConfig
 from ddpm_jax.models.layers import (
+    FLOAT32,
     Attention,
     Downsample,
     GroupNorm,
@@ -27,8 +28,6 @@ from ddpm_jax.models.layers import (
     resize_bilinear,
     timestep_embedding,
 )
-
-FLOAT32 = jnp.dtype("float32")  # of the embedding and of the head, whatever the setting
 
 
 class Encoder(nnx.Module):
@@ -78,7 +77,7 @@ class Encoder(nnx.Module):
         """What each input block returns, and at last what the middle does."""
         outputs = [x.astype(self.dtype)]
         for block in [*self.input_blocks, self.middle_block]:
-            outputs.append(run_block(block, outputs[-1], emb, keys))
+            outputs.append(run_block(block, outputs[-1], emb, keys, self.config.remat))
         return outputs[1:]
 
 
@@ -138,7 +137,8 @@ class UNet(Encoder):
         keys = dropout_keys(dropout_key)
         *skips, h = self.encode(x, emb, keys)
         for block in self.output_blocks:
-            h = run_block(block, jnp.concatenate([h, skips.pop()], axis=-1), emb, keys)
+            h = jnp.concatenate([h, skips.pop()], axis=-1)
+            h = run_block(block, h, emb, keys, self.config.remat)
         return self.out_conv(nnx.silu(self.out_norm(h.astype(jnp.float32))))
 
 
@@ -162,12 +162,24 @@ def resampling(
 
 
 def run_block(
-    block: nnx.List, h: jax.Array, emb: jax.Array, keys: Iterator[jax.Array | None]
+    block: nnx.List,
+    h: jax.Array,
+    emb: jax.Array,
+    keys: Iterator[jax.Array | None],
+    remat: bool,
 ) -> jax.Array:
-    """`h` through the layers of a block; its residual blocks take the embedding and a key each."""
-    for layer in block:
-        h = layer(h, emb, next(keys)) if isinstance(layer, ResBlock) else layer(h)
-    return h
+    """`h` through the layers of a block; its residual blocks take the embedding and a key each.
+
+    With `remat` a gradient keeps what goes into the block, and computes what is inside anew.
+    """
+    own_keys = [next(keys) if isinstance(layer, ResBlock) else None for layer in block]
+
+    def through(h: jax.Array, emb: jax.Array, own_keys: list[jax.Array | None]) -> jax.Array:
+        for layer, key in zip(block, own_keys, strict=True):
+            h = layer(h, emb, key) if isinstance(layer, ResBlock) else layer(h)
+        return h
+
+    return (jax.checkpoint(through) if remat else through)(h, emb, own_keys)
 
 
 def dropout_keys(key: jax.Array | None) -> Iterator[jax.Array | None]:

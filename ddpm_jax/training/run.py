@@ -51,7 +51,7 @@ def claim(workdir: Path, config: Config) -> None:
 def _of_the_network(changed: list[str], new: Config, old: Config) -> list[str]:
     """Those of `config_json.differences` that imported weights would not survive."""
     learned = [config.diffusion.variance.startswith("learned") for config in (new, old)]
-    free = {"model.dropout", "model.dtype"}
+    free = {"model.dropout", "model.dtype", "model.remat"}
     fixed = {"data.image_size", "data.channels", "data.low_res_size"}
     fixed |= {"diffusion.variance"} if learned[0] != learned[1] else set()
     names = {phrase: phrase.split()[0] for phrase in changed}

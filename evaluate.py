@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ddpm_jax import checkpoint, cli, config_json, data, parallel, parts
+from ddpm_jax import cli, config_json, data, parallel, parts
 from ddpm_jax.config import ParallelConfig, check
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.errors import UserError, run_script
 from ddpm_jax.evaluation import bits_per_dimension
 from ddpm_jax.models import build_network
+from ddpm_jax.sampling.stages import kept_as, load_weights
 from ddpm_jax.training.metrics import progress
 from ddpm_jax.training.run import check_labels
 
@@ -25,6 +26,9 @@ class Args:
     workdir: Path  # the run folder that train.py wrote
     metrics: Literal["bpd"] = "bpd"  # bpd: the variational bound, in bits per dimension
     checkpoint: int | None = None  # step of the checkpoint; None: the newest
+    ema: float | None = (
+        None  # rate of the averaged weights; 0: those being trained; None: the usual
+    )
     split: str | None = None  # of the data, as in --data.split; None: that of training
     num: int = 0  # how many examples, from the first; 0: all
     steps: str = ""  # length of the chain, as in sample.py; "": all of it
@@ -58,6 +62,8 @@ def main() -> None:
         if not least <= value < 2**bits:
             raise UserError(f"--{option} {value}: must be at least {least} and below 2^{bits}")
 
+    weights = kept_as(config, args.ema)
+
     # Devices, data, model, weights
     parallel.use_every_core()
     mesh = parallel.make_mesh(ParallelConfig(), args.batch_size)
@@ -68,8 +74,7 @@ def main() -> None:
         raise UserError(f"--num {num}: {settings.name} has {len(source)} examples in this split")
     network = build_network(config)
     bound = bits_per_dimension.make_bound(config, network, mesh, args.steps, args.seed)
-    abstract = parallel.replicated_abstract(network.abstract, mesh)
-    loaded = checkpoint.load_ema(args.workdir / "checkpoints", abstract, args.checkpoint)
+    loaded = load_weights(args.workdir, network, mesh, weights, args.checkpoint)
 
     # The bound, a file a batch, and what it comes to
     settings_of_results = {
@@ -77,8 +82,10 @@ def main() -> None:
         "data": f"{settings.name} {settings.split}",
         "steps": args.steps,
         "seed": args.seed,
+        "weights": None if weights == "ema" else weights,
     }
-    name = f"bpd_{settings.split}_{loaded.step:08d}" + (f"_{args.steps}" if args.steps else "")
+    told = [args.steps or None, settings_of_results["weights"]]
+    name = "_".join(["bpd", settings.split, f"{loaded.step:08d}", *filter(None, told)])
     out = args.out or args.workdir / "evaluation" / name
     parts.claim(out, settings_of_results)
     with progress(num, 0, "example", f"step {loaded.step}") as bar:

@@ -37,6 +37,7 @@ class Args:
     seed: int = 0  # of the noise, and of random labels
     labels: str = ""  # 3,7 (in turn), all (in turn) or random; for a model or classifier of classes
     sampler: Literal["ddpm", "ddim"] | None = None  # None: the run's own; so for those below
+    ema: float | None = None  # rate of the averaged weights of --workdir; 0: those being trained
     steps: str | None = None  # 250, 10,15,20 (a section each), ddim50; with another sampler: all
     eta: float | None = None  # DDIM's noise, 0 to 1
     batch_size: int | None = None  # samples drawn at once
@@ -108,6 +109,7 @@ def main() -> None:
             config,
             args.frames if config is last else 0,
             guide if config is first else guides.no_guide(rows),
+            args.ema if config is first else None,
         )
         for workdir, config in runs
     ]

@@ -42,7 +42,7 @@ def main() -> None:
         return started(network.init(jax.random.key(train.seed)))
 
     def started(params: Params) -> TrainState:
-        return init_state(params, optimizer, config.diffusion)
+        return init_state(params, optimizer, config)
 
     abstract = jax.eval_shape(initial)
     sharding = parallel.state_sharding(abstract, mesh)

@@ -1,9 +1,10 @@
 """Every Orbax call of the project: what a run keeps, and how it comes back.
 
-A checkpoint holds three items: `state` (parameters, optimizer, step), `ema` (the averaged weights,
-all that sampling needs) and `config`. Orbax writes to a temporary folder and renames it, so a
-checkpoint that is there at all was written whole. A run that stops early marks the checkpoints
-whose held-out loss was the lowest so far with that loss; the last of these is kept, and drawn from.
+A checkpoint holds the items `state` (parameters, optimizer, step), `ema` (the averaged weights, all
+that sampling needs), one as `ema_0.999` for each further average, and `config`. Orbax writes to a
+temporary folder and renames it, so a checkpoint that is there at all was written whole. A run that
+stops early marks the checkpoints whose held-out loss was the lowest so far with that loss; the last
+of these is kept, and drawn from.
 
 Weights that came from elsewhere are the checkpoint of step 0, with `ema` and `config` alone: Adam's
 moments would triple it. Training saves none before step 1, so the two cannot be mistaken.
@@ -27,6 +28,7 @@ logger = logging.getLogger("ddpm_jax")
 
 TEMPORARY = "*.orbax-checkpoint-tmp*"
 LOSS = "held_out_loss"  # what checkpoints are compared by, if they are
+TRAINED = "params"  # the weights that are trained, a part of the item `state`
 IMPORTED = 0  # the step that imported weights are kept as
 # Bytes on their way to disk at once; without a limit, saving 1.2 GB of weights takes 0.7 GB more.
 WRITE_BYTES = 2**28
@@ -79,11 +81,12 @@ class Checkpoints:
     def save(self, step: int, state: Any, config: str, held_out_loss: float | None = None) -> None:
         """Starts writing; returns once the arrays are copied, so that the caller may donate them.
 
-        `state` is a NamedTuple with a field `ema`, which becomes an item of its own. Of checkpoints
-        with a `held_out_loss` that with the lowest is kept.
+        `state` is a NamedTuple with a field `ema`, and perhaps `extra_ema`, further averages by
+        their decay; each becomes an item of its own. Of checkpoints with a `held_out_loss` that
+        with the lowest is kept.
         """
         metrics = None if held_out_loss is None else {LOSS: held_out_loss}
-        items = {"state": state._replace(ema={}), "ema": state.ema, "config": json.loads(config)}
+        items = _split(state) | {"config": json.loads(config)}
         try:
             self._orbax.save_checkpointables_async(
                 step, items, force=True, overwrite=True, metrics=metrics
@@ -104,10 +107,9 @@ class Checkpoints:
         `abstract` carries shapes and shardings. Raises UserError if there are some and none can be
         read, or if they are of another model.
         """
-        items = {"state": abstract._replace(ema={}), "ema": abstract.ema}
         trained = [step for step in _steps(self.directory) if step != IMPORTED]
-        found = _load_newest(self.directory, trained, items)
-        return None if found is None else found.items["state"]._replace(ema=found.items["ema"])
+        found = _load_newest(self.directory, trained, _split(abstract))
+        return None if found is None else _joined(found.items, abstract)
 
     def restore_imported(self, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> Any | None:
         """The weights that training is to start from; None if none were imported into the run.
@@ -125,6 +127,27 @@ class Checkpoints:
         )
 
 
+def ema_item(decay: float | str) -> str:
+    """The item that holds the further average of this decay."""
+    return f"ema_{decay}"
+
+
+def _split(state: Any) -> dict[str, Any]:
+    """The items that a state is kept as, abstract ones too."""
+    rest = state._asdict() | {"ema": {}}
+    extra = rest.pop("extra_ema", {})
+    averages = {ema_item(decay): ema for decay, ema in extra.items()}
+    return {"state": rest, "ema": state.ema} | averages
+
+
+def _joined(items: dict[str, Any], like: Any) -> Any:
+    """The inverse of `_split`, for a state like `like`."""
+    fields = items["state"] | {"ema": items["ema"]}
+    if extra := getattr(like, "extra_ema", {}):
+        fields["extra_ema"] = {decay: items[ema_item(decay)] for decay in extra}
+    return like._replace(**fields)
+
+
 class Loaded(NamedTuple):
     """Items of the checkpoint of one step."""
 
@@ -133,22 +156,34 @@ class Loaded(NamedTuple):
 
 
 def load_ema(
-    directory: Path, abstract_ema: Mapping[str, jax.ShapeDtypeStruct], step: int | None = None
+    directory: Path,
+    abstract_ema: Mapping[str, jax.ShapeDtypeStruct],
+    step: int | None = None,
+    kept_as: str = "ema",
 ) -> Loaded:
     """The averaged weights of `step`, or of the best or newest checkpoint, as item "ema".
 
     That is the one with the lowest held-out loss, if any were saved with theirs, else the newest
-    that can be read. `abstract_ema` carries shapes and shardings. Raises UserError.
+    that can be read. `abstract_ema` carries shapes and shardings. Instead of the item "ema" those
+    that are `kept_as` another average or TRAINED may be loaded; only they are read. Raises
+    UserError.
     """
     directory = directory.resolve()
     steps = _steps(directory)
+    if kept_as != "ema" and steps == [IMPORTED]:
+        raise UserError(
+            f"{directory} holds imported weights, and no others: train on, or leave --ema out"
+        )
     if step is not None and step not in steps:
         raise UserError(f"{directory} has no checkpoint of step {step}; there are: {steps}")
     wanted = sorted(steps, key=partial(_worth, directory)) if step is None else [step]
-    found = _load_newest(directory, wanted, {"ema": abstract_ema})
+    trained = kept_as == TRAINED
+    items = {"state": {TRAINED: abstract_ema}} if trained else {kept_as: abstract_ema}
+    found = _load_newest(directory, wanted, items, only_trained=trained)
     if found is None:
         raise UserError(f"{directory} holds no checkpoint: train first, or name another --workdir")
-    return found
+    weights = found.items["state"][TRAINED] if trained else found.items[kept_as]
+    return Loaded(found.step, {"ema": weights})
 
 
 def save_imported(directory: Path, ema: Mapping[str, jax.Array], config: str) -> None:
@@ -193,16 +228,21 @@ def _worth(directory: Path, step: int) -> tuple[float, int]:
         return -math.inf, step
 
 
-def _load_newest(directory: Path, steps: list[int], abstract: dict[str, Any]) -> Loaded | None:
-    """The last of the checkpoints of `steps` that can be read."""
+def _load_newest(
+    directory: Path, steps: list[int], abstract: dict[str, Any], only_trained: bool = False
+) -> Loaded | None:
+    """The last of the checkpoints of `steps` that can be read, of its state perhaps a part."""
     broken: list[str] = []
+    context = ocp.Context()
+    context.pytree.loading.partial_load = only_trained
     for step in reversed(steps):
         path = directory / str(step)
         try:
-            for item in abstract:
-                _read_through(path / item)
-            _same_parameters(path, abstract["ema"])
-            loaded = Loaded(step, ocp.load_checkpointables(path, abstract))
+            for item, tree in abstract.items():
+                _read_through(path / item, f"{TRAINED}." if only_trained else "")
+                _same_parameters(path, item, tree[TRAINED] if item == "state" else tree)
+            with context:
+                loaded = Loaded(step, ocp.load_checkpointables(path, abstract))
         except (UserError, PermissionError, MemoryError, jax.errors.JaxRuntimeError):
             raise  # not the checkpoint's fault, and no reason to go back in time
         except Exception as error:  # whatever a damaged file makes Orbax raise
@@ -219,27 +259,28 @@ def _load_newest(directory: Path, steps: list[int], abstract: dict[str, Any]) ->
     return None
 
 
-def _read_through(path: Path) -> None:
+def _read_through(path: Path, prefix: str) -> None:
     """Reads every stored value of an item, one by one; raises ValueError at the first damaged one.
 
-    Orbax reads them all at once, and tells of a damaged file by 1,600 lines of tracebacks from its
-    threads besides the error. A value takes 0.5 ms.
+    Only those whose names begin with `prefix`. Orbax reads them all at once, and tells of a damaged
+    file by 1,600 lines of tracebacks from its threads besides the error. A value takes 0.5 ms.
     """
     store = tensorstore.KvStore.open(
         {"driver": "ocdbt", "base": {"driver": "file", "path": f"{path}/"}}
     ).result()
-    keys = store.list().result()
+    keys = [key for key in store.list().result() if key.startswith(prefix.encode())]
     if not keys:
         raise ValueError(f"{path.name} holds no arrays")
     for key in keys:
         store.read(key).result()
 
 
-def _same_parameters(path: Path, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+def _same_parameters(path: Path, item: str, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> None:
     """Raises UserError, naming what differs, for another model's weights."""
-    saved = ocp.metadata(path, "ema").metadata
+    saved = ocp.metadata(path, item).metadata
     if saved is None:
         raise ValueError("its description is damaged")
+    saved = saved[TRAINED] if item == "state" else saved
     shapes = {name: tuple(leaf.shape) for name, leaf in saved.items()}
     wanted = {name: tuple(leaf.shape) for name, leaf in abstract.items()}
     differ = [

@@ -101,6 +101,7 @@ class TrainConfig:
     gradient_clip_norm: float = 1.0  # largest global norm of the gradient; 0: no clipping
     grad_accumulation_steps: int = 1  # micro-batches that share one optimizer step
     ema_decay: float = 0.9999  # of the averaged weights
+    extra_ema_decays: tuple[float, ...] = ()  # of further averages, for sample.py --ema
     ema_warmup: bool = True  # reach that decay as (1 + step) / (10 + step)
     checkpoint_every_steps: int = 1000  # 0: only at the end
     keep_checkpoints: int = 3  # newest ones kept
@@ -220,6 +221,10 @@ def _problems(config: Config) -> Iterator[tuple[str, object, str]]:
         yield "diffusion.timesteps", diffusion.timesteps, "at least 2"
     if not 0 <= train.seed < 2**32:
         yield "train.seed", train.seed, "in [0, 2^32)"
+    extra = train.extra_ema_decays
+    if not all(0 < n < 1 for n in extra) or len({train.ema_decay, *extra}) <= len(extra):
+        wanted = "in (0, 1), none of them twice, and none that of --train.ema-decay"
+        yield "train.extra_ema_decays", extra, wanted
     if train.batch_size % train.grad_accumulation_steps:
         parts = train.grad_accumulation_steps
         yield "train.grad_accumulation_steps", parts, f"a divisor of the batch {train.batch_size}"

@@ -179,6 +179,9 @@ TRAIN = [
     ("--train.seed -1", r"--train\.seed -1: must be in \[0, 2\^32\)"),
     ("--train.learning-rate 0", r"--train\.learning-rate 0\.0: must be above 0"),
     ("--train.learning-rate nan", r"--train\.learning-rate nan: must be finite"),
+    ("--train.extra-ema-decays 0.9 1", r"-ema-decays \(0\.9, 1\.0\): must be in \(0, 1\), none"),
+    ("--train.extra-ema-decays 0.9 0.9", r"-ema-decays \(0\.9, 0\.9\): must be .* none of them tw"),
+    ("--train.ema-decay 0.9 --train.extra-ema-decays 0.9", "none that of --train.ema-decay"),
     ("--train.grad-accumulation-steps 3", r"-steps 3: must be a divisor of the batch 8"),
     (
         "--train.batch-size 9 --parallel.data 2",

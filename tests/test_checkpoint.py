@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from ddpm_jax import checkpoint, parallel
 from ddpm_jax.config import ParallelConfig
@@ -19,12 +20,14 @@ class State(NamedTuple):
     params: dict
     ema: dict
     opt_state: Any
+    extra_ema: dict
 
 
 def make_state(scale: float = 1.0) -> State:
     params = {"a.kernel": scale * jnp.arange(64.0).reshape(8, 8), "a.bias": scale * jnp.ones(3)}
     ema = jax.tree.map(lambda p: 0.5 * p, params)
-    return State(jnp.asarray(7, jnp.int32), params, ema, optax.adam(1e-3).init(params))
+    extra = {"0.9": jax.tree.map(lambda p: 0.9 * p, params)}
+    return State(jnp.asarray(7, jnp.int32), params, ema, optax.adam(1e-3).init(params), extra)
 
 
 def on_mesh(data: int, fsdp: int) -> tuple[State, State]:
@@ -150,3 +153,45 @@ def test_the_checkpoint_of_the_lowest_loss_is_kept_and_drawn_from_and_the_newest
     with checkpoint.Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(6, state, '{"a": 1}')
     assert checkpoint.load_ema(tmp_path, abstract.ema).step == 6  # the best cannot be read
+
+
+def test_each_average_and_the_trained_weights_are_loaded_without_the_others(tmp_path):
+    state, abstract = on_mesh(1, 1)
+    with checkpoint.Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(7, state, '{"a": 1}')
+    places = {
+        "ema": state.ema,
+        checkpoint.ema_item(0.9): state.extra_ema["0.9"],
+        checkpoint.TRAINED: state.params,
+    }
+    for name, wanted in places.items():
+        item = "state" if name == checkpoint.TRAINED else name
+        alone = tmp_path / "alone" / name
+        shutil.copytree(tmp_path / "7", alone / "7")
+        for other in ("state", "ema", "ema_0.9"):
+            if other != item:
+                shutil.rmtree(alone / "7" / other)
+        loaded = checkpoint.load_ema(alone, abstract.ema, kept_as=name)
+        jax.tree.map(np.testing.assert_array_equal, loaded.items["ema"], wanted)
+    other = {"a.bias": abstract.ema["a.bias"]}
+    with pytest.raises(UserError, match=r"7 is of another model: a.kernel is \(8, 8\), expected n"):
+        checkpoint.load_ema(tmp_path, other, kept_as=checkpoint.TRAINED)
+
+
+class Former(NamedTuple):
+    """A state before there were further averages."""
+
+    step: jax.Array
+    params: dict
+    ema: dict
+    opt_state: Any
+
+
+def test_a_checkpoint_from_before_further_averages_is_resumed(tmp_path):
+    state, abstract = on_mesh(1, 1)
+    former = Former(*state[:4])
+    items = {"state": former._replace(ema={}), "ema": former.ema, "config": {"a": 1}}
+    ocp.save_checkpointables(tmp_path / "7", items)
+    with checkpoint.Checkpoints(tmp_path, keep=1) as checkpoints:
+        restored = checkpoints.restore(abstract._replace(extra_ema={}))
+    jax.tree.map(np.testing.assert_array_equal, restored, state._replace(extra_ema={}))

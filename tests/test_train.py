@@ -21,6 +21,7 @@ TINY = """
 --model.channels 8 --model.norm-groups 8 --model.channel-mult 1 --diffusion.timesteps 50
 --sample.steps 10 --sample.num 4 --sample.batch-size 4 --train.steps 60 --train.batch-size 8
 --train.log-every-steps 5 --train.sample-every-steps 30 --train.checkpoint-every-steps 10
+--train.extra-ema-decays 0.5 0.99
 """.split()
 
 
@@ -74,7 +75,8 @@ def test_a_run_folder_holds_what_the_contract_says(undisturbed):
     assert all(names <= record.keys() for record in logged[2:])
     assert last["event"] == "finished" and last["step"] == 60
     digests = [last[f"{name}_sha256"] for name in ("params", "ema", "opt_state")]
-    assert len(set(digests)) == 3 and all(len(digest) == 64 for digest in digests)
+    digests += last["extra_ema_sha256"].values()
+    assert len(set(digests)) == 5 and all(len(digest) == 64 for digest in digests)
     assert {path.name for path in (undisturbed / "samples").iterdir()} == {
         "step_00000030.png",
         "step_00000060.png",

@@ -44,11 +44,14 @@ def read_settings(workdir: Path, **chosen: str | float | None) -> Config:
     return config
 
 
-def load_stage(workdir: Path, config: Config, frames: int, guide: Guide) -> Stage:
+def load_stage(
+    workdir: Path, config: Config, frames: int, guide: Guide, ema: float | None = None
+) -> Stage:
     """The averaged weights of a run, and of the classifier that guides it; raises UserError.
 
-    They lie on all devices that divide a batch.
+    They lie on all devices that divide a batch. `ema` chooses those of the run, as `kept_as` says.
     """
+    chosen = kept_as(config, ema)
     mesh = parallel.make_mesh(ParallelConfig(), config.sample.batch_size)
     network = build_network(config)
     guidance = Guidance(interval=guide.interval)
@@ -60,14 +63,41 @@ def load_stage(workdir: Path, config: Config, frames: int, guide: Guide) -> Stag
         draw = make_drawer(config, network, mesh, frames, guidance)
     except UserError as error:  # of steps: it does not say whose
         raise UserError(f"{workdir}: {error}") from error
-    loaded = load_weights(workdir, network, mesh)
+    loaded = load_weights(workdir, network, mesh, chosen)
     return Stage(partial(draw, loaded.items["ema"], scales=guide.scales), loaded.step)
 
 
-def load_weights(workdir: Path, network: Network, mesh: Mesh) -> checkpoint.Loaded:
-    """A run's averaged weights, item "ema", on every device of the mesh; raises UserError."""
+def load_weights(
+    workdir: Path,
+    network: Network,
+    mesh: Mesh,
+    chosen: str = "ema",
+    step: int | None = None,
+) -> checkpoint.Loaded:
+    """A run's averaged weights, item "ema", on every device of the mesh; raises UserError.
+
+    `chosen`, by `kept_as`, says which. `step` is that of the checkpoint; None: the best or newest.
+    """
     abstract = parallel.replicated_abstract(network.abstract, mesh)
-    return checkpoint.load_ema(workdir / "checkpoints", abstract)
+    return checkpoint.load_ema(workdir / "checkpoints", abstract, step, chosen)
+
+
+def kept_as(config: Config, ema: float | None) -> str:
+    """What checkpoints of a run call the weights averaged at the rate `ema`; raises UserError.
+
+    0 are the weights that are trained, which follow no average; None is the run's `ema_decay`.
+    """
+    train = config.train
+    if ema in (None, train.ema_decay):
+        return "ema"
+    if ema == 0:
+        return checkpoint.TRAINED
+    if ema in train.extra_ema_decays:
+        return checkpoint.ema_item(ema)
+    rates = ", ".join(map(str, (train.ema_decay, *train.extra_ema_decays)))
+    raise UserError(
+        f"--ema {ema}: the run keeps weights averaged at {rates}, and 0, those that are trained"
+    )
 
 
 def check_first(workdir: Path, config: Config, low_res: Path | None) -> None:

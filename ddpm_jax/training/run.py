@@ -175,6 +175,8 @@ def finish(log: MetricsLog, workdir: Path, state: TrainState, source: Source) ->
         "ema_sha256": sha256(state.ema),
         "opt_state_sha256": sha256(state.opt_state),
     }
+    if state.extra_ema:
+        digests["extra_ema_sha256"] = {d: sha256(ema) for d, ema in state.extra_ema.items()}
     if source.broken:
         print(f"{len(source.broken)} of {len(source)} images were broken and left out")
     log.event("finished", step=step, **digests)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ddpm_jax.config import DiffusionConfig, TrainConfig
+from ddpm_jax.config import Config, TrainConfig
 from ddpm_jax.diffusion.timesteps import LossHistory, empty_history
 from ddpm_jax.models import Params
 
@@ -20,17 +20,22 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     skipped: jax.Array  # int32, non-finite steps in a row until now
     loss_history: LossHistory | None  # of the sampler of t that follows the loss
+    extra_ema: dict[str, Params]  # further averages, by their decay
 
 
 def init_state(
-    params: Params, optimizer: optax.GradientTransformation, diffusion: DiffusionConfig
+    params: Params, optimizer: optax.GradientTransformation, config: Config
 ) -> TrainState:
-    """The state before the first step; the average starts at the parameters."""
+    """The state before the first step; the averages start at the parameters."""
+
+    def copy() -> Params:
+        return jax.tree.map(jnp.copy, params)  # buffers of its own, for the state is donated
+
     zero = jnp.zeros((), jnp.int32)
-    ema = jax.tree.map(jnp.copy, params)  # a buffer of its own, for the state is donated
-    follows = diffusion.timestep_sampler == "loss_second_moment"
-    history = empty_history(diffusion.timesteps) if follows else None
-    return TrainState(zero, params, ema, optimizer.init(params), zero.copy(), history)
+    follows = config.diffusion.timestep_sampler == "loss_second_moment"
+    history = empty_history(config.diffusion.timesteps) if follows else None
+    extra = {str(decay): copy() for decay in config.train.extra_ema_decays}
+    return TrainState(zero, params, copy(), optimizer.init(params), zero.copy(), history, extra)
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:
@@ -64,7 +69,17 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.gradient_clip_norm), adam)
 
 
-def ema_decay(step: jax.Array, config: TrainConfig) -> jax.Array:
-    """`ema_decay`, at first (1 + step) / (10 + step) so that the average forgets its start."""
-    warmup = (1.0 + step) / (10.0 + step) if config.ema_warmup else 1.0
-    return jnp.minimum(config.ema_decay, warmup)
+def ema_decay(step: jax.Array, decay: float, warmup: bool) -> jax.Array:
+    """`decay`, at first (1 + step) / (10 + step) so that the average forgets its start."""
+    return jnp.minimum(decay, (1.0 + step) / (10.0 + step) if warmup else 1.0)
+
+
+def averaged(state: TrainState, params: Params, config: TrainConfig) -> tuple[Params, dict]:
+    """`ema` and `extra_ema` of `state` one step on, towards `params`."""
+
+    def towards_params(ema: Params, decay: float) -> Params:
+        kept = ema_decay(state.step, decay, config.ema_warmup)
+        return jax.tree.map(lambda a, p: a * kept + p * (1 - kept), ema, params)
+
+    extra = {decay: towards_params(ema, float(decay)) for decay, ema in state.extra_ema.items()}
+    return towards_params(state.ema, config.ema_decay), extra

@@ -21,7 +21,7 @@ from ddpm_jax.diffusion.timesteps import (
 from ddpm_jax.models import Network, Params
 from ddpm_jax.models.layers import downsample_mean
 from ddpm_jax.training.objectives import Examples, Objective, make_objective
-from ddpm_jax.training.state import TrainState, ema_decay, learning_rate
+from ddpm_jax.training.state import TrainState, averaged, learning_rate
 
 # Parts of the chain whose losses are told apart in the log.
 QUARTERS = 4
@@ -117,8 +117,7 @@ def make_update(
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        decay = ema_decay(state.step, train)
-        ema = jax.tree.map(lambda a, p: a * decay + p * (1 - decay), state.ema, params)
+        ema, extra_ema = averaged(state, params, train)
         history = state.loss_history
         if history is not None:
             history = update_history(history, examples["t"], numbers["loss"])
@@ -126,7 +125,7 @@ def make_update(
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         skipped = jnp.zeros_like(state.skipped)
-        new = TrainState(state.step, params, ema, opt_state, skipped, history)
+        new = TrainState(state.step, params, ema, opt_state, skipped, history, extra_ema)
         old = state._replace(skipped=state.skipped + 1)
         new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 

@@ -19,6 +19,7 @@ from ddpm_jax.config import (
     TrainConfig,
 )
 from ddpm_jax.diffusion import build_diffusion
+from ddpm_jax.digest import sha256
 from ddpm_jax.models import Network, build_network
 from ddpm_jax.training.state import (
     TrainState,
@@ -26,7 +27,6 @@ from ddpm_jax.training.state import (
     init_state,
     learning_rate,
     make_optimizer,
-    sha256,
 )
 from ddpm_jax.training.step import make_train_step, to_model_range
 
@@ -71,7 +71,7 @@ def build(config: Config, mesh: jax.sharding.Mesh, network: Network | None = Non
 
     def initial() -> TrainState:
         params = network.init(jax.random.key(config.train.seed))
-        return init_state(params, optimizer, config.diffusion)
+        return init_state(params, optimizer, config)
 
     sharding = parallel.state_sharding(jax.eval_shape(initial), mesh)
     step = make_train_step(config, build_diffusion(config.diffusion), network, optimizer)
@@ -174,18 +174,23 @@ def test_a_non_finite_step_is_skipped_and_counted():
     assert metrics["skipped"] == 0 and state.params["w"] != before.params["w"]
 
 
-def test_the_average_follows_its_decay_and_warms_up():
+def test_each_average_follows_its_decay_and_warms_up():
     mesh = mesh_of(1)
-    state, step = build(CONFIG, mesh, linear_network())
-    ema = 0.0
+    train = dataclasses.replace(CONFIG.train, extra_ema_decays=(0.5, 0.7))
+    state, step = build(dataclasses.replace(CONFIG, train=train), mesh, linear_network())
+    wanted = {0.9: 0.0, 0.5: 0.0, 0.7: 0.0}
     for n in range(30):
-        decay = min(CONFIG.train.ema_decay, (1 + n) / (10 + n))
         state, _ = step(state, parallel.to_mesh(batch_of(n), mesh))
-        ema = decay * ema + (1 - decay) * float(state.params["w"])
-    np.testing.assert_allclose(state.ema["w"], ema, rtol=1e-5)
-    assert ema_decay(jnp.asarray(0), TrainConfig()) == pytest.approx(0.1)
-    assert ema_decay(jnp.asarray(10**6), TrainConfig()) == pytest.approx(0.9999)
-    assert ema_decay(jnp.asarray(0), TrainConfig(ema_warmup=False)) == pytest.approx(0.9999)
+        for decay, ema in wanted.items():
+            kept = min(decay, (1 + n) / (10 + n))
+            wanted[decay] = kept * ema + (1 - kept) * float(state.params["w"])
+    assert len({round(ema, 6) for ema in wanted.values()}) == 3
+    np.testing.assert_allclose(state.ema["w"], wanted.pop(0.9), rtol=1e-5)
+    for decay, ema in wanted.items():
+        np.testing.assert_allclose(state.extra_ema[str(decay)]["w"], ema, rtol=1e-5)
+    assert ema_decay(jnp.asarray(0), 0.9999, warmup=True) == pytest.approx(0.1)
+    assert ema_decay(jnp.asarray(10**6), 0.9999, warmup=True) == pytest.approx(0.9999)
+    assert ema_decay(jnp.asarray(0), 0.9999, warmup=False) == pytest.approx(0.9999)
 
 
 @pytest.mark.parametrize(

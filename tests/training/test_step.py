@@ -29,6 +29,7 @@ from ddpm_jax.training.state import (
     make_optimizer,
 )
 from ddpm_jax.training.step import make_train_step, to_model_range
+from tests.models.helpers import random_params
 
 CONFIG = Config(
     data=DataConfig(name="digits", image_size=8, channels=1),
@@ -64,10 +65,15 @@ def batch_of(step: int, size: int = 16) -> dict[str, np.ndarray]:
     }
 
 
-def build(config: Config, mesh: jax.sharding.Mesh, network: Network | None = None):
+def build(
+    config: Config,
+    mesh: jax.sharding.Mesh,
+    network: Network | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+):
     """The initial state and the step of a run, as train.py makes them."""
     network = network or build_network(config)
-    optimizer = make_optimizer(config.train)
+    optimizer = optimizer or make_optimizer(config.train)
 
     def initial() -> TrainState:
         params = network.init(jax.random.key(config.train.seed))
@@ -133,17 +139,30 @@ def test_the_loss_is_the_mean_over_the_quarters_of_the_chain():
     assert abs(float(metrics["loss"]) - 1) < 0.2
 
 
-def test_accumulated_micro_batches_equal_the_whole_batch():
-    # Dropout draws its mask for each micro-batch, so it is off here.
-    whole = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, dropout=0.0))
-    parts = dataclasses.replace(
-        whole, train=dataclasses.replace(whole.train, grad_accumulation_steps=4)
-    )
-    expected, losses = train(whole, mesh_of(2), 3)
-    state, accumulated = train(parts, mesh_of(2), 3)
-    np.testing.assert_allclose(accumulated, losses, rtol=1e-5)
-    for name, value in expected.params.items():
-        np.testing.assert_allclose(state.params[name], value, atol=2e-5, err_msg=name)
+def test_four_micro_batches_of_32_have_the_gradient_of_one_batch_of_128():
+    network, mesh = build_network(CONFIG), mesh_of(2)
+    batch = parallel.to_mesh(batch_of(0, 128), mesh)
+    found = []
+    for parts in (1, 4):
+        # Dropout draws its mask for each micro-batch, so it is off here.
+        model = dataclasses.replace(CONFIG.model, dropout=0.0)
+        settings = dataclasses.replace(CONFIG.train, batch_size=128, grad_accumulation_steps=parts)
+        config = dataclasses.replace(CONFIG, model=model, train=settings)
+        # This one keeps the last gradient as its state. The weights are random, for those of the
+        # start have no gradient but in the last layer.
+        state, step = build(config, mesh, network, optax.trace(decay=0.0))
+        params = jax.device_put(random_params(network), parallel.replicated(mesh))
+        state, metrics = step(state._replace(params=params), batch)
+        found.append((state.opt_state.trace, metrics))
+    (whole, whole_metrics), (accumulated, metrics) = found
+    for name in ("loss", "grad_norm"):
+        np.testing.assert_allclose(metrics[name], whole_metrics[name], rtol=1e-5)
+    largest = max(np.abs(leaf).max() for leaf in whole.values())
+    assert min(np.abs(leaf).max() for leaf in whole.values()) > 1e-5 * largest
+    for name, value in whole.items():
+        np.testing.assert_allclose(
+            accumulated[name], value, rtol=0, atol=1e-5 * largest, err_msg=name
+        )
 
 
 def linear_network() -> Network:

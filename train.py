@@ -2,7 +2,8 @@
 
     python train.py --config configs/cifar10.py [--workdir DIR] [--train.batch-size 64 ...]
 
-Without arguments: handwritten digits, minutes on a CPU. `--help` lists every setting.
+Without arguments: handwritten digits, minutes on a CPU. `--help` lists every setting; `--dry-run`
+says what the run would need, and ends.
 """
 
 import sys
@@ -16,24 +17,22 @@ from ddpm_jax.errors import run_script
 from ddpm_jax.models import Params, build_network, count_parameters
 from ddpm_jax.sampling.draw import make_drawer
 from ddpm_jax.training import run
+from ddpm_jax.training.dry_run import report
 from ddpm_jax.training.metrics import MetricsLog, progress
 from ddpm_jax.training.state import TrainState, init_state, make_optimizer
 from ddpm_jax.training.step import make_train_step
+from ddpm_jax.training.throughput import make_rates
 from ddpm_jax.training.validation import EarlyStop, make_validator
 
 
 def main() -> None:
-    config, workdir = cli.parse_train(sys.argv[1:])
+    config, workdir, dry_run = cli.parse_train(sys.argv[1:])
     cli.start_logging()
     train = config.train
 
-    # Devices and data
+    # Devices, model, optimizer, step
     parallel.use_every_core()
     mesh = parallel.make_mesh(config.parallel, train.batch_size // train.grad_accumulation_steps)
-    source, held_out = data.hold_out(data.load_source(config.data), config.data)
-    run.check_labels(config, source.num_classes)
-
-    # Model, optimizer, step
     diffusion = build_diffusion(config.diffusion)
     network = build_network(config)
     optimizer = make_optimizer(train)
@@ -49,6 +48,14 @@ def main() -> None:
     train_step = parallel.pmapped(
         make_train_step(config, diffusion, network, optimizer), mesh, sharding
     )
+    if dry_run:
+        for line in report(config, network, abstract, sharding, mesh, train_step):
+            print(line, flush=True)
+        return
+
+    # Data
+    source, held_out = data.hold_out(data.load_source(config.data), config.data)
+    run.check_labels(config, source.num_classes)
     validate = held_out and make_validator(config, diffusion, network, mesh, held_out)
     draw = None if config.model.kind == "classifier" else make_drawer(config, network, mesh)
     run.claim(workdir, config)  # now that nothing is wrong with the config
@@ -86,15 +93,16 @@ def main() -> None:
             progress(train.steps, first, "step", workdir.name) as bar,
         ):
             window = run.Window(train, clock=time.monotonic)
+            rates = make_rates(config, network, mesh)
             early_stop = EarlyStop(train.early_stop_validations, log.earlier)
             for step in range(first + 1, train.steps + 1):
                 if early_stop.over:
                     break
-                state, metrics = train_step(state, parallel.to_mesh(next(batches), mesh))
+                state, metrics = train_step(state, parallel.to_mesh(window.take(batches), mesh))
                 window.add(metrics)
                 if run.due(step, train.log_every_steps, train.steps):
                     numbers = window.close()
-                    log.scalars(step, numbers)
+                    log.scalars(step, numbers | rates(numbers["images_per_second"]))
                     bar.set_postfix(run.shown(numbers), refresh=False)
                 lowest = None
                 if validate and run.due(step, train.validate_every_steps, train.steps):

@@ -21,8 +21,8 @@ T = TypeVar("T")
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "digits.py"
 
 
-def parse_train(argv: Sequence[str]) -> tuple[Config, Path]:
-    """The config and the run folder that `train.py`'s arguments ask for.
+def parse_train(argv: Sequence[str]) -> tuple[Config, Path, bool]:
+    """The config and the run folder that `train.py`'s arguments ask for; whether for a dry run.
 
     Raises UserError for a config that cannot be read or used; tyro exits with 2 for options that
     it does not know or cannot read.
@@ -30,15 +30,17 @@ def parse_train(argv: Sequence[str]) -> tuple[Config, Path]:
     border = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
     border.add_argument("--config", type=_path, default=DEFAULT_CONFIG)
     border.add_argument("--workdir", type=_path)
+    border.add_argument("--dry-run", action="store_true")
     args, rest = border.parse_known_args(argv)
     description = (
         "Trains a diffusion model. --config FILE (default: configs/digits.py) gives the settings, "
         "--workdir DIR (default: runs/<config name>) the folder that the run is kept in and "
-        "resumed from. The options below override single fields of the config."
+        "resumed from; --dry-run only says what the run would need. The options below override "
+        "single fields of the config."
     )
     config = parse(Config, rest, default=load_config(args.config), description=description)
     check(config)
-    return config, args.workdir or Path("runs") / args.config.stem
+    return config, args.workdir or Path("runs") / args.config.stem, args.dry_run
 
 
 def _path(text: str) -> Path:

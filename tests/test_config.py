@@ -102,8 +102,9 @@ def test_options_override_single_fields() -> None:
         "--model.attention-resolutions --diffusion.schedule linear --diffusion.beta-end 0.5 "
         "--workdir some/where"
     )
-    ours, workdir = cli.parse_train(command.split())
-    assert workdir == Path("some/where")
+    ours, workdir, dry_run = cli.parse_train(command.split())
+    assert workdir == Path("some/where") and not dry_run
+    assert cli.parse_train(["--dry-run", *command.split()])[0] == ours
     theirs = cli.load_config(cli.DEFAULT_CONFIG)
     assert (ours.train.batch_size, ours.model.channel_mult) == (64, (1, 2))
     assert ours.data.flip is True and ours.sample.steps == "ddim25"

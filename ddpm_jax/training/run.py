@@ -1,6 +1,6 @@
 """A run around its steps: its folder, its log entries, its end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ddpm_jax.files import replacing
 from ddpm_jax.sampling.draw import choose_labels
 from ddpm_jax.training.metrics import MetricsLog, read_records
 from ddpm_jax.training.state import TrainState
-from ddpm_jax.training.step import QUARTERS, Metrics
+from ddpm_jax.training.step import QUARTERS, Batch, Metrics
 
 # Steps between looks at the device when nothing is logged: the host must not run far ahead.
 QUIET_STEPS = 100
@@ -98,13 +98,29 @@ class Window:
         self._config, self._clock = config, clock
         self._metrics: list[Metrics] = []
         self._timed_steps, self._started = 0, None
+        self._last: Metrics = {}
+        self._began, self._waited, self._compile_seconds = None, 0.0, None
+
+    def take(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch. What that took is waiting for data if the devices have nothing to do."""
+        asked = self._clock()
+        batch = next(batches)
+        now = self._clock()
+        if self._started is None:
+            self._began = now
+        elif self._last["loss"].is_ready():
+            self._waited += now - asked
+        return batch
 
     def add(self, metrics: Metrics) -> None:
         """Takes one step's metrics. Raises RunError after too many non-finite steps in a row."""
         self._metrics.append(metrics)
+        self._last = metrics
         if self._started is None:  # the first step compiles: the clock starts behind it
             metrics["loss"].block_until_ready()
             self._started = self._clock()
+            if self._began is not None:
+                self._compile_seconds = self._started - self._began
         else:
             self._timed_steps += 1
         if len(self._metrics) % QUIET_STEPS == 0:
@@ -114,10 +130,13 @@ class Window:
 
     def restart_clock(self) -> None:
         """Leaves what was done since the last entry out of the speed."""
-        self._timed_steps, self._started = 0, self._clock()
+        self._timed_steps, self._started, self._waited = 0, self._clock(), 0.0
 
     def close(self) -> dict[str, float]:
-        """Means over the window, as they are logged, and a new window."""
+        """Means over the window, as they are logged, and a new window.
+
+        The first one says what the first step took, nearly all of it to compile.
+        """
         metrics = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(self._metrics))
         self._check(metrics["skipped"].max())
         seconds = self._clock() - self._started
@@ -134,6 +153,10 @@ class Window:
             "images_per_second": rate,
             "skipped_steps": (~good).sum(),
         }
+        if self._timed_steps:
+            numbers["data_wait_share"] = self._waited / seconds
+        if self._compile_seconds is not None:
+            numbers["compile_seconds"], self._compile_seconds = self._compile_seconds, None
         self._metrics = []
         self.restart_clock()
         return {name: float(number) for name, number in numbers.items()}

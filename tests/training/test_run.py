@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ddpm_jax.config import Config, ModelConfig, TrainConfig
@@ -42,6 +43,34 @@ def test_a_window_logs_means_and_the_speed_without_the_compiling_first_step():
     log.add(metrics(5.0))
     numbers = log.close()
     assert numbers["loss"] == 5.0 and numbers["images_per_second"] == 8 / 2
+
+
+class Unfinished:
+    """A loss that its device is still at work on when it is asked for."""
+
+    def is_ready(self) -> bool:
+        return False
+
+    def __array__(self, *_: object, **__: object) -> np.ndarray:
+        return np.array(1.0)
+
+
+def test_what_a_batch_takes_is_waiting_only_while_the_devices_have_nothing_to_do():
+    first, second, third = (0.0, 2.0), (6.0, 8.0), (8.0, 11.0)  # a batch is asked for, and comes
+    log = window([*first, 6.0, *second, *third, 16.0, 16.0, 17.0, 17.0])
+    batches = iter([{"label": 0}, {"label": 1}, {"label": 2}])
+    assert log.take(batches) == {"label": 0}
+    log.add(metrics())
+    assert log.take(batches) == {"label": 1}
+    log.add(metrics() | {"loss": Unfinished()})
+    log.take(batches)
+    log.add(metrics())
+    numbers = log.close()
+    assert numbers["data_wait_share"] == 2 / 10
+    assert numbers["compile_seconds"] == 4
+    log.add(metrics())
+    numbers = log.close()
+    assert numbers["data_wait_share"] == 0 and "compile_seconds" not in numbers
 
 
 def test_a_skipped_step_does_not_spoil_the_mean():

@@ -1,0 +1,132 @@
+"""What a run would need: FLOPs, memory, disk, devices. Nothing is computed, nothing is written."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ddpm_jax.config import Config, data_shape
+from ddpm_jax.diffusion import build_diffusion
+from ddpm_jax.models import Network, count_parameters
+from ddpm_jax.training.state import TrainState, make_optimizer
+from ddpm_jax.training.step import Batch, make_train_step
+from ddpm_jax.training.throughput import count_flops, evaluation_flops
+
+
+def report(
+    config: Config,
+    network: Network,
+    abstract: TrainState,
+    sharding: Any,
+    mesh: Mesh,
+    train_step: Callable,
+) -> Iterator[str]:
+    """Lines about the run that would begin with `abstract`, the slowest to find out last.
+
+    `train_step` is compiled for the peak of memory, which takes about as long as the first step of
+    the run does; all else is found without.
+    """
+    model, train = config.model, config.train
+    yield "dry run: nothing is trained, nothing is written"
+    parameters = f"{count_parameters(abstract.params):,} parameters"
+    yield f"model        {model.kind}, {parameters}, computed in {model.dtype}"
+    yield f"a step       {train.batch_size} examples of {'x'.join(map(str, data_shape(config)))}"
+    yield flops_line(config, network, abstract)
+    device = mesh.devices.flat[0]
+    axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    yield f"devices      {mesh.devices.size} of kind {device.device_kind}; mesh: {axes}"
+    yield from state_table(abstract, sharding)
+    kept = in_bytes(abstract)
+    yield (
+        f"checkpoint   {si(kept, 'B')}; {train.keep_checkpoints} are kept: "
+        f"{si(train.keep_checkpoints * kept, 'B')}"
+    )
+    yield memory_line(train_step, abstract, abstract_batch(config), device.platform)
+
+
+def flops_line(config: Config, network: Network, abstract: TrainState) -> str:
+    """FLOPs of an image in a training step, optimizer and averages included, and in an evaluation.
+
+    A step that accumulates gradients does so in a loop, whose body XLA counts once: it is counted
+    as one that does not. What `remat` computes anew is counted.
+    """
+    evaluation = evaluation_flops(config, network)
+    if evaluation is None:
+        return "FLOPs        not known: JAX was started without CPUs, which count them"
+    size = config.train.batch_size
+    whole = replace(config, train=replace(config.train, grad_accumulation_steps=1))
+    diffusion, optimizer = build_diffusion(config.diffusion), make_optimizer(config.train)
+    step = make_train_step(whole, diffusion, network, optimizer)
+    training = count_flops(step, abstract, abstract_batch(config)) / size
+    return (
+        f"FLOPs        {si(training, 'FLOP')} an image in training, {si(evaluation, 'FLOP')} in "
+        f"one evaluation of the network; {si(training * size, 'FLOP')} a step"
+    )
+
+
+def state_table(abstract: TrainState, sharding: Any) -> Iterator[str]:
+    """Arrays, those of them that are split over devices, and bytes, in all and on each device."""
+    parts = {
+        "parameters": ("params",),
+        "averages": ("ema", "extra_ema"),
+        "optimizer": ("opt_state",),
+        "state in all": TrainState._fields,
+    }
+    yield f"{'state':12} {'arrays':>7} {'split':>7} {'bytes':>12} {'a device':>12}"
+    for name, fields in parts.items():
+        arrays, places = (
+            jax.tree.leaves([getattr(tree, field) for field in fields])
+            for tree in (abstract, sharding)
+        )
+        split = sum(not place.is_fully_replicated for place in places)
+        on_one = sum(
+            int(np.prod(place.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+            for leaf, place in zip(arrays, places, strict=True)
+        )
+        total = in_bytes(arrays)
+        yield f"{name:12} {len(arrays):7} {split:7} {si(total, 'B'):>12} {si(on_one, 'B'):>12}"
+
+
+def memory_line(train_step: Callable, abstract: TrainState, batch: Batch, platform: str) -> str:
+    """The peak of memory on a device, by XLA's analysis of the step compiled for this platform."""
+    started = time.monotonic()
+    found = train_step.lower(abstract, batch).compile().memory_analysis()
+    seconds = time.monotonic() - started
+    if found is None:
+        return f"memory       not known: XLA does not analyse it for {platform}"
+    held = found.argument_size_in_bytes
+    # What is donated comes out in the place of what went in.
+    passing = found.output_size_in_bytes - found.alias_size_in_bytes + found.temp_size_in_bytes
+    return (
+        f"memory       {si(held + passing, 'B')} a device at the peak of a step: {si(held, 'B')} "
+        f"of state and batch, {si(passing, 'B')} for a while (as XLA lays it out for {platform}; "
+        f"compiled in {seconds:.0f} s)"
+    )
+
+
+def abstract_batch(config: Config) -> Batch:
+    """A global batch as training gets it."""
+    points = config.data.name == "s_curve"
+    size, dtype = config.train.batch_size, jnp.float32 if points else jnp.uint8
+    return {
+        "x": jax.ShapeDtypeStruct((size, *data_shape(config)), dtype),
+        "label": jax.ShapeDtypeStruct((size,), jnp.int32),
+    }
+
+
+def in_bytes(tree: Any) -> int:
+    """Of all arrays of a tree."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def si(value: float, unit: str) -> str:
+    """1234567 "B" -> "1.23 MB"."""
+    for prefix, factor in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= factor:
+            return f"{value / factor:,.2f} {prefix}{unit}"
+    return f"{value:,.0f} {unit}"

@@ -14,7 +14,7 @@ from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.diffusion.process import Diffusion
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import Network, Params
-from ddpm_jax.parallel import batch_sharding
+from ddpm_jax.parallel import to_host, whole_to_mesh
 from ddpm_jax.sampling.chain import Samples, evenly_kept, kept_by_noise, make_sampler
 from ddpm_jax.sampling.guidance import (
     Scale,
@@ -123,9 +123,12 @@ def make_drawer(
     points = len(shape) == 1
     keep = kept_by_noise(schedule, frames) if points else evenly_kept(num_steps, frames)
     program = _programs(config, diffusion, network, guidance, keep)
-    finished, dtype = (np.asarray, np.float32) if points else (to_uint8, np.uint8)
     devices = mesh.devices.size
     size = -(-sample.batch_size // devices) * devices
+    dtype = np.float32 if points else np.uint8
+
+    def finished(x: jax.Array) -> np.ndarray:
+        return to_host(x) if points else to_uint8(to_host(x))
 
     def draw(
         params: Params,
@@ -156,7 +159,7 @@ def make_drawer(
                 place = places[start : start + size]
                 filled = np.resize(place, size)  # the first ones again
                 batch = {name: _to_float(values[filled]) for name, values in told.items()}
-                batch = jax.device_put((index[filled], batch), batch_sharding(mesh))
+                batch = whole_to_mesh((index[filled], batch), mesh)
                 tell = None if on_progress is None else _teller(on_progress, len(place) / num_steps)
                 out = run(weights, seed, *batch, tell)
                 x[place] = finished(out.x)[: len(place)]

@@ -11,6 +11,7 @@ import optax
 from ddpm_jax.config import DiffusionConfig, TrainConfig
 from ddpm_jax.diffusion.timesteps import LossHistory, empty_history
 from ddpm_jax.models import Params
+from ddpm_jax.parallel import to_host
 
 
 class TrainState(NamedTuple):
@@ -73,10 +74,10 @@ def ema_decay(step: jax.Array, config: TrainConfig) -> jax.Array:
 
 
 def sha256(tree: Any) -> str:
-    """Digest of every array of a tree, its path, type and bytes."""
+    """Digest of every array of a tree, its path, type and bytes; all processes must ask for it."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(leaf)
+        array = np.asarray(to_host(leaf))
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

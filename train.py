@@ -10,7 +10,7 @@ import time
 
 import jax
 
-from ddpm_jax import checkpoint, cli, config_json, data, outputs, parallel
+from ddpm_jax import checkpoint, cli, config_json, data, outputs, parallel, processes
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.errors import run_script
 from ddpm_jax.models import Params, build_network, count_parameters
@@ -29,6 +29,7 @@ def main() -> None:
 
     # Devices and data
     parallel.use_every_core()
+    processes.join()
     mesh = parallel.make_mesh(config.parallel, train.batch_size // train.grad_accumulation_steps)
     source, held_out = data.hold_out(data.load_source(config.data), config.data)
     run.check_labels(config, source.num_classes)
@@ -51,7 +52,9 @@ def main() -> None:
     )
     validate = held_out and make_validator(config, diffusion, network, mesh, held_out)
     draw = None if config.model.kind == "classifier" else make_drawer(config, network, mesh)
-    run.claim(workdir, config)  # now that nothing is wrong with the config
+    processes.by_first(
+        lambda: run.claim(workdir, config)
+    )  # now that nothing is wrong with the config
     print(
         f"{workdir}: {count_parameters(abstract.params):,} parameters, {len(source):,} examples of "
         f"{config.data.name}, batches of {train.batch_size} on {mesh.devices.size} "
@@ -106,10 +109,10 @@ def main() -> None:
                     labels, low_res = run.picture_inputs(config, source)
                     with progress(len(labels), 0, "sample", "samples", 10) as drawing:
                         drawn = draw(state.ema, 0, labels, drawing.update, low_res)
-                    picture = workdir / "samples" / f"step_{step:08d}.png"
-                    log.image(
-                        step, "samples", outputs.save_picture(drawn.x, picture, source.points)
-                    )
+                    if processes.is_first():
+                        picture = workdir / "samples" / f"step_{step:08d}.png"
+                        pixels = outputs.save_picture(drawn.x, picture, source.points)
+                        log.image(step, "samples", pixels)
                     window.restart_clock()
                 last = step == train.steps or early_stop.over
                 due = run.due(step, train.checkpoint_every_steps, train.steps)
@@ -126,4 +129,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    with processes.ending_together():
+        run_script(main)

@@ -5,6 +5,8 @@ all that sampling needs) and `config`. Orbax writes to a temporary folder and re
 checkpoint that is there at all was written whole. A run that stops early marks the checkpoints
 whose held-out loss was the lowest so far with that loss; the last of these is kept, and drawn from.
 
+Several processes share the folder. Which checkpoint they read, the first one decides.
+
 Weights that came from elsewhere are the checkpoint of step 0, with `ema` and `config` alone: Adam's
 moments would triple it. Training saves none before step 1, so the two cannot be mistaken.
 """
@@ -21,6 +23,7 @@ import jax
 import tensorstore
 from orbax.checkpoint import v1 as ocp
 
+from ddpm_jax import processes
 from ddpm_jax.errors import RunError, UserError
 
 logger = logging.getLogger("ddpm_jax")
@@ -42,7 +45,7 @@ class Checkpoints:
         directory = directory.resolve()
         self.directory = directory
         policies = ocp.training.preservation_policies
-        for leftover in sorted(directory.glob(TEMPORARY)):
+        for leftover in sorted(directory.glob(TEMPORARY)) if processes.is_first() else ():
             step = leftover.name.split(".")[0]
             logger.warning("checkpoint %s was half-written when the run stopped: not used", step)
         try:
@@ -105,7 +108,8 @@ class Checkpoints:
         read, or if they are of another model.
         """
         items = {"state": abstract._replace(ema={}), "ema": abstract.ema}
-        trained = [step for step in _steps(self.directory) if step != IMPORTED]
+        steps = processes.by_first(lambda: _steps(self.directory))
+        trained = [step for step in steps if step != IMPORTED]
         found = _load_newest(self.directory, trained, items)
         return None if found is None else found.items["state"]._replace(ema=found.items["ema"])
 
@@ -114,8 +118,9 @@ class Checkpoints:
 
         `abstract` carries shapes and shardings. Raises UserError as `restore`, which comes first.
         """
-        steps = [step for step in _steps(self.directory) if step == IMPORTED]
-        found = _load_newest(self.directory, steps, {"ema": abstract})
+        steps = processes.by_first(lambda: _steps(self.directory))
+        imported = [step for step in steps if step == IMPORTED]
+        found = _load_newest(self.directory, imported, {"ema": abstract})
         return None if found is None else found.items["ema"]
 
     def _failed(self, error: Exception) -> RunError:
@@ -141,11 +146,14 @@ def load_ema(
     that can be read. `abstract_ema` carries shapes and shardings. Raises UserError.
     """
     directory = directory.resolve()
-    steps = _steps(directory)
-    if step is not None and step not in steps:
-        raise UserError(f"{directory} has no checkpoint of step {step}; there are: {steps}")
-    wanted = sorted(steps, key=partial(_worth, directory)) if step is None else [step]
-    found = _load_newest(directory, wanted, {"ema": abstract_ema})
+
+    def wanted() -> list[int]:
+        steps = _steps(directory)
+        if step is not None and step not in steps:
+            raise UserError(f"{directory} has no checkpoint of step {step}; there are: {steps}")
+        return sorted(steps, key=partial(_worth, directory)) if step is None else [step]
+
+    found = _load_newest(directory, processes.by_first(wanted), {"ema": abstract_ema})
     if found is None:
         raise UserError(f"{directory} holds no checkpoint: train first, or name another --workdir")
     return found
@@ -199,16 +207,14 @@ def _load_newest(directory: Path, steps: list[int], abstract: dict[str, Any]) ->
     for step in reversed(steps):
         path = directory / str(step)
         try:
-            for item in abstract:
-                _read_through(path / item)
-            _same_parameters(path, abstract["ema"])
+            processes.by_first(partial(_check, path, abstract))
             loaded = Loaded(step, ocp.load_checkpointables(path, abstract))
         except (UserError, PermissionError, MemoryError, jax.errors.JaxRuntimeError):
             raise  # not the checkpoint's fault, and no reason to go back in time
         except Exception as error:  # whatever a damaged file makes Orbax raise
             broken.append(f"{path} cannot be read ({' '.join(str(error).split())[:200]})")
             continue
-        for line in broken:
+        for line in broken if processes.is_first() else ():
             logger.warning("checkpoint %s: %s is used", line, step)
         return loaded
     if broken:
@@ -217,6 +223,13 @@ def _load_newest(directory: Path, steps: list[int], abstract: dict[str, Any]) ->
             f"changed: move the folder away to start anew ({broken[0]})"
         )
     return None
+
+
+def _check(path: Path, abstract: Mapping[str, Any]) -> None:
+    """Raises UserError for another model's checkpoint, some other error for a damaged one."""
+    for item in abstract:
+        _read_through(path / item)
+    _same_parameters(path, abstract["ema"])
 
 
 def _read_through(path: Path) -> None:

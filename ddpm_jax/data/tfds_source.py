@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ddpm_jax import processes
 from ddpm_jax.config import DataConfig
 from ddpm_jax.data.sources import Source, check_channels, first_line
 from ddpm_jax.data.transforms import decode_image
@@ -133,6 +134,20 @@ def open_split(spec: str, builder: Any, split: str, image_key: str) -> Any:
     return read
 
 
+def find_or_prepare(spec: str, root: Path) -> Path:
+    """The folder of `spec` under `root`, where it is prepared if that was never done.
+
+    Raises:
+      UserError: as `find_prepared` and `prepare`, or nothing is there afterwards.
+    """
+    if (folder := find_prepared(spec, root)) is None:
+        prepare(spec, root)
+        folder = find_prepared(spec, root)
+    if folder is None:
+        raise UserError(f"tfds:{spec} was prepared, but not in {root}; check its name and version")
+    return folder
+
+
 def load_tfds(spec: str, data: DataConfig) -> Source:
     """Opens `tfds:NAME[/CONFIG][:VERSION]`, preparing it first if that was never done.
 
@@ -143,12 +158,7 @@ def load_tfds(spec: str, data: DataConfig) -> Source:
         fit `data.split` and `data.channels`.
     """
     root = Path(data.dir or DEFAULT_DIR).expanduser()
-    folder = find_prepared(spec, root)
-    if folder is None:
-        prepare(spec, root)
-        folder = find_prepared(spec, root)
-    if folder is None:
-        raise UserError(f"tfds:{spec} was prepared, but not in {root}; check its name and version")
+    folder = processes.by_first(lambda: find_or_prepare(spec, root))
 
     import tensorflow_datasets as tfds
 

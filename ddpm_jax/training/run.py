@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddpm_jax import checkpoint, config_json, visual
+from ddpm_jax import checkpoint, config_json, processes, visual
 from ddpm_jax.config import Config, TrainConfig
 from ddpm_jax.data import Source, first_images, shrink
 from ddpm_jax.digest import sha256
@@ -175,8 +175,10 @@ def finish(log: MetricsLog, workdir: Path, state: TrainState, source: Source) ->
         "ema_sha256": sha256(state.ema),
         "opt_state_sha256": sha256(state.opt_state),
     }
-    if source.broken:
-        print(f"{len(source.broken)} of {len(source)} images were broken and left out")
+    # Each of several processes knows of those that it met.
+    if broken := set().union(*processes.from_all(set(source.broken))):
+        print(f"{len(broken)} of {len(source)} images were broken and left out")
     log.event("finished", step=step, **digests)
-    visual.save_curves(read_records(workdir / "metrics.jsonl"), workdir / "loss.png")
+    if processes.is_first():
+        visual.save_curves(read_records(workdir / "metrics.jsonl"), workdir / "loss.png")
     print(f"finished after step {step}: {workdir}, params {digests['params_sha256'][:12]}")

@@ -27,6 +27,14 @@ class Subset:
         return self.records[int(self.indices[index])]
 
 
+def record_name(source: Source, index: int) -> int | str:
+    """What a user knows a record by: its path in the folder, or its number in the whole set."""
+    records = source.records
+    if isinstance(records, FolderRecords):
+        return records.paths[index]
+    return int(records.indices[index]) if isinstance(records, Subset) else index
+
+
 def hold_out(source: Source, data: DataConfig) -> tuple[Source, Source | None]:
     """The set to train on and the one to validate on, as `data.held_out` says; None without it.
 

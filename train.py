@@ -133,6 +133,7 @@ def main() -> None:
                     checkpoints.save(step, state, config_json.to_json(config), lowest)
                     saved = step
                 bar.update(1)
+                checkpoints.check()
                 interrupt.check_together(step)
             if early_stop.over:
                 print(

@@ -141,9 +141,9 @@ class Checkpoints:
     def _failed(self, error: Exception) -> Exception:
         if isinstance(error, RunError):
             return error
-        reason = " ".join(str(error).split())[:300]
         return RunError(
-            f"cannot write a checkpoint to {self.directory}: {reason}; the older ones are kept"
+            f"cannot write a checkpoint to {self.directory}: {_reason(error, self.directory)}; "
+            "the older ones are kept"
         )
 
 
@@ -183,7 +183,7 @@ def save_imported(directory: Path, ema: Mapping[str, jax.Array], config: str) ->
             ocp.save_checkpointables(path, {"ema": ema, "config": json.loads(config)})
             _seal(path)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = _reason(error, directory.resolve())
         raise RunError(f"cannot write the weights to {directory}: {reason}") from error
 
 
@@ -195,6 +195,11 @@ def only_imported(directory: Path) -> bool:
 def _steps(directory: Path) -> list[int]:
     """The steps whose checkpoints a folder holds, oldest first."""
     return sorted(int(path.name) for path in directory.glob("[0-9]*") if path.name.isdigit())
+
+
+def _reason(error: Exception, directory: Path) -> str:
+    """An error in one line, which names files of the directory without its path."""
+    return " ".join(str(error).replace(f"{directory}/", "").split())[:400]
 
 
 def _worth(directory: Path, step: int) -> tuple[float, int]:

@@ -42,7 +42,8 @@ def hold_out(source: Source, data: DataConfig) -> tuple[Source, Source | None]:
     run; anything else is another split of a TFDS data set.
 
     Raises:
-      UserError: there is no such split, or either set would be empty.
+      UserError: there is no such split, it shares examples with that of training or has other
+        labels, or either set would be empty.
     """
     if not data.held_out:
         return source, None
@@ -52,8 +53,7 @@ def hold_out(source: Source, data: DataConfig) -> tuple[Source, Source | None]:
             raise UserError(
                 f"--data.held-out {data.held_out}: {data.name} has no splits; give a share, 10%"
             )
-        other = load_source(dataclasses.replace(data, split=data.held_out))
-        return source, other
+        return source, _other_split(source, data)
     count = round(len(source) * float(share[1]) / 100)
     if not 0 < count < len(source):
         raise UserError(
@@ -70,3 +70,21 @@ def hold_out(source: Source, data: DataConfig) -> tuple[Source, Source | None]:
         return dataclasses.replace(source, records=Subset(source.records, indices))
 
     return of(kept), of(held_out)
+
+
+def _other_split(source: Source, data: DataConfig) -> Source:
+    option = f"--data.held-out {data.held_out}"
+    try:
+        other = load_source(dataclasses.replace(data, split=data.held_out))
+    except UserError as error:
+        raise UserError(str(error).replace("data.split", "data.held_out")) from error
+    if source.records.overlaps(other.records):
+        raise UserError(
+            f"{option}: shares examples with --data.split {data.split}; give another split, or a "
+            "share as in 10%"
+        )
+    if other.num_classes != source.num_classes:
+        counts = (other.num_classes, source.num_classes)
+        has, wanted = (f"{count} classes" if count else "no labels" for count in counts)
+        raise UserError(f"{option}: has {has}, but --data.split {data.split} has {wanted}")
+    return other

@@ -67,8 +67,9 @@ def check_labels(config: Config, num_classes: int) -> None:
     wanted = config.model.num_classes
     if wanted and wanted != num_classes:
         has = f"has {num_classes} classes" if num_classes else "has no labels"
+        split = f" (split {config.data.split})" if config.data.name.startswith("tfds:") else ""
         raise UserError(
-            f"--model.num-classes {wanted}: {config.data.name} {has}; "
+            f"--model.num-classes {wanted}: {config.data.name}{split} {has}; "
             f"set it to {num_classes}{' (unconditional)' if not num_classes else ''}"
         )
 

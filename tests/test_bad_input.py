@@ -214,7 +214,6 @@ SAMPLE = [
     (["--out", ""], "--out is empty; give a path"),
     ("--out= --num 3", "--out is empty; give a path"),
     (["--low-res", ""], "--low-res is empty; give a path"),
-    ("--low-res ~nobody-of-that-name", "enlarges nothing; leave it out"),
     ("--out file", "--out file cannot be written: File exists"),
     ("--out file/below", "--out file/below cannot be written: Not a directory"),
 ]

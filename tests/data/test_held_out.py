@@ -86,9 +86,7 @@ def test_a_split_that_shares_examples_is_refused(tmp_path, split, held_out, shar
 def test_a_wrong_split_is_named_as_the_one_held_out(tmp_path):
     data = write_splits(tmp_path, {"train": [0, 1], "test": [-1, -1]})
     source = load_source(data)
-    with pytest.raises(
-        UserError, match="^data.held_out is 'val', but the splits of .* train, test"
-    ):
+    with pytest.raises(UserError, match=r"^data\.held_out is 'val', but the splits of .* train"):
         hold_out(source, dataclasses.replace(data, held_out="val"))
     message = r"--data\.held-out test: has no labels, but --data\.split train has 2 classes"
     with pytest.raises(UserError, match=message):

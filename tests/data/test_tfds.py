@@ -242,9 +242,7 @@ def test_prepare_writes_array_record(tmp_path: Path, monkeypatch: pytest.MonkeyP
     "error",
     [
         AssertionError("Dataset tiny cannot be loaded at version 9.9.9, only: 1.0.0."),
-        AssertionError(
-            "The dataset tiny/1.0.0 requires manual download of\n  archives:\n\nby hand"
-        ),
+        AssertionError("tiny/1.0.0 requires manual download of\n  archives:\n\nby hand"),
         ConnectionError("no network"),
     ],
 )

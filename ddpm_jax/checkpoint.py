@@ -2,8 +2,10 @@
 
 A checkpoint holds three items: `state` (parameters, optimizer, step), `ema` (the averaged weights,
 all that sampling needs) and `config`. Orbax writes to a temporary folder and renames it, so a
-checkpoint that is there at all was written whole. A run that stops early marks the checkpoints
-whose held-out loss was the lowest so far with that loss; the last of these is kept, and drawn from.
+checkpoint that is there at all was written whole; a CRC-32 of each file, noted then, tells if it
+was changed since, for Orbax would not notice a flipped bit. A run that stops early marks the
+checkpoints whose held-out loss was the lowest so far with that loss; the last of these is kept, and
+drawn from.
 
 Several processes share the folder. Which checkpoint they read, the first one decides.
 
@@ -14,7 +16,9 @@ moments would triple it. Training saves none before step 1, so the two cannot be
 import json
 import logging
 import math
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,11 +29,13 @@ from orbax.checkpoint import v1 as ocp
 
 from ddpm_jax import processes
 from ddpm_jax.errors import RunError, UserError
+from ddpm_jax.files import replacing
 
 logger = logging.getLogger("ddpm_jax")
 
 TEMPORARY = "*.orbax-checkpoint-tmp*"
 LOSS = "held_out_loss"  # what checkpoints are compared by, if they are
+SEAL = "files.json"  # in a checkpoint: {file: [bytes, CRC-32]}
 IMPORTED = 0  # the step that imported weights are kept as
 # Bytes on their way to disk at once; without a limit, saving 1.2 GB of weights takes 0.7 GB more.
 WRITE_BYTES = 2**28
@@ -44,6 +50,8 @@ class Checkpoints:
     def __init__(self, directory: Path, keep: int):
         directory = directory.resolve()
         self.directory = directory
+        self._thread = ThreadPoolExecutor(1, "seal")
+        self._written: Future[None] | None = None  # the end of the last save
         policies = ocp.training.preservation_policies
         for leftover in sorted(directory.glob(TEMPORARY)) if processes.is_first() else ():
             step = leftover.name.split(".")[0]
@@ -74,10 +82,13 @@ class Checkpoints:
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         try:
+            self.wait()
             self._orbax.close()
         except Exception as error:
             if kind is None:  # else the error that is under way says more
                 raise self._failed(error) from error
+        finally:
+            self._thread.shutdown()
 
     def save(self, step: int, state: Any, config: str, held_out_loss: float | None = None) -> None:
         """Starts writing; returns once the arrays are copied, so that the caller may donate them.
@@ -87,17 +98,26 @@ class Checkpoints:
         """
         metrics = None if held_out_loss is None else {LOSS: held_out_loss}
         items = {"state": state._replace(ema={}), "ema": state.ema, "config": json.loads(config)}
+        self.wait()
         try:
-            self._orbax.save_checkpointables_async(
+            saving = self._orbax.save_checkpointables_async(
                 step, items, force=True, overwrite=True, metrics=metrics
             )
         except (OSError, ValueError) as error:
             raise self._failed(error) from error
+        self._written = self._thread.submit(_seal_saved, saving, self.directory / str(step))
+
+    def check(self) -> None:
+        """Raises RunError if the last save has failed by now."""
+        if self._written is not None and self._written.done():
+            self.wait()
 
     def wait(self) -> None:
         """Returns once every save is on disk."""
+        written, self._written = self._written, None
         try:
-            self._orbax.wait()
+            if written is not None:
+                written.result()
         except (OSError, ValueError) as error:
             raise self._failed(error) from error
 
@@ -123,10 +143,12 @@ class Checkpoints:
         found = _load_newest(self.directory, imported, {"ema": abstract})
         return None if found is None else found.items["ema"]
 
-    def _failed(self, error: Exception) -> RunError:
-        reason = " ".join(str(error).split())[:300]
+    def _failed(self, error: Exception) -> Exception:
+        if isinstance(error, RunError):
+            return error
         return RunError(
-            f"cannot write a checkpoint to {self.directory}: {reason}; the older ones are kept"
+            f"cannot write a checkpoint to {self.directory}: {_reason(error, self.directory)}; "
+            "the older ones are kept"
         )
 
 
@@ -165,11 +187,11 @@ def save_imported(directory: Path, ema: Mapping[str, jax.Array], config: str) ->
     context.memory.write_concurrent_bytes = WRITE_BYTES
     try:
         with context:
-            ocp.save_checkpointables(
-                directory.resolve() / str(IMPORTED), {"ema": ema, "config": json.loads(config)}
-            )
+            path = directory.resolve() / str(IMPORTED)
+            ocp.save_checkpointables(path, {"ema": ema, "config": json.loads(config)})
+            _seal(path)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = _reason(error, directory.resolve())
         raise RunError(f"cannot write the weights to {directory}: {reason}") from error
 
 
@@ -190,6 +212,11 @@ def only_imported(directory: Path) -> bool:
 def _steps(directory: Path) -> list[int]:
     """The steps whose checkpoints a folder holds, oldest first."""
     return sorted(int(path.name) for path in directory.glob("[0-9]*") if path.name.isdigit())
+
+
+def _reason(error: Exception, directory: Path) -> str:
+    """An error in one line, which names files of the directory without its path."""
+    return " ".join(str(error).replace(f"{directory}/", "").split())[:400]
 
 
 def _worth(directory: Path, step: int) -> tuple[float, int]:
@@ -227,9 +254,46 @@ def _load_newest(directory: Path, steps: list[int], abstract: dict[str, Any]) ->
 
 def _check(path: Path, abstract: Mapping[str, Any]) -> None:
     """Raises UserError for another model's checkpoint, some other error for a damaged one."""
-    for item in abstract:
-        _read_through(path / item)
+    _check_files(path, abstract)
     _same_parameters(path, abstract["ema"])
+
+
+def _seal_saved(saving: Any, path: Path) -> None:
+    """Waits for a save, whose error it raises, and seals the checkpoint."""
+    saving.result()
+    if jax.process_index() == 0:
+        _seal(path)
+
+
+def _seal(path: Path) -> None:
+    """Notes size and CRC-32 of every file of a checkpoint: 0.3 s for 300 MB, read from memory."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    sums = {file.relative_to(path).as_posix(): _size_and_crc32(file) for file in files}
+    with replacing(path / SEAL) as temporary:
+        temporary.write_text(json.dumps(sums))
+
+
+def _size_and_crc32(file: Path) -> list[int]:
+    size = crc = 0
+    with file.open("rb") as opened:
+        while chunk := opened.read(2**24):
+            size, crc = size + len(chunk), zlib.crc32(chunk, crc)
+    return [size, crc]
+
+
+def _check_files(path: Path, items: Iterable[str]) -> None:
+    """Raises ValueError or OSError if a file of the items, or of no item, is not as it was written.
+
+    Without a seal, as when the run was killed just before it, they are only seen to be readable.
+    """
+    if not (path / SEAL).exists():
+        for item in items:
+            _read_through(path / item)
+        return
+    for name, written in json.loads((path / SEAL).read_text()).items():
+        item, _, inside = name.partition("/")
+        if (not inside or item in items) and _size_and_crc32(path / name) != written:
+            raise ValueError(f"{name} is damaged")
 
 
 def _read_through(path: Path) -> None:

@@ -68,7 +68,7 @@ def main() -> None:
     parallel.use_every_core()
     mesh = parallel.make_mesh(ParallelConfig(), args.batch_size)
     source = data.load_source(settings)
-    check_labels(config, source.num_classes)
+    check_labels(replace(config, data=settings), source.num_classes)
     num = args.num or len(source)
     if num > len(source):
         raise UserError(f"--num {num}: {settings.name} has {len(source)} examples in this split")

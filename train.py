@@ -11,7 +11,7 @@ import time
 
 import jax
 
-from ddpm_jax import checkpoint, cli, config_json, data, outputs, parallel
+from ddpm_jax import checkpoint, cli, config_json, data, interrupt, outputs, parallel, processes
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.errors import run_script
 from ddpm_jax.models import Params, build_network, count_parameters
@@ -19,6 +19,7 @@ from ddpm_jax.sampling.draw import make_drawer
 from ddpm_jax.training import run
 from ddpm_jax.training.dry_run import report
 from ddpm_jax.training.metrics import MetricsLog, progress
+from ddpm_jax.training.skipped import make_report
 from ddpm_jax.training.state import TrainState, init_state, make_optimizer
 from ddpm_jax.training.step import make_train_step
 from ddpm_jax.training.throughput import make_rates
@@ -32,6 +33,7 @@ def main() -> None:
 
     # Devices, model, optimizer, step
     parallel.use_every_core()
+    processes.join()
     mesh = parallel.make_mesh(config.parallel, train.batch_size // train.grad_accumulation_steps)
     diffusion = build_diffusion(config.diffusion)
     network = build_network(config)
@@ -58,7 +60,7 @@ def main() -> None:
     run.check_labels(config, source.num_classes)
     validate = held_out and make_validator(config, diffusion, network, mesh, held_out)
     draw = None if config.model.kind == "classifier" else make_drawer(config, network, mesh)
-    run.claim(workdir, config)  # now that nothing is wrong with the config
+    processes.by_first(lambda: run.claim(workdir, config))  # now that nothing is wrong with it
     print(
         f"{workdir}: {count_parameters(abstract.params):,} parameters, {len(source):,} examples of "
         f"{config.data.name}, batches of {train.batch_size} on {mesh.devices.size} "
@@ -76,7 +78,31 @@ def main() -> None:
             print("starts from imported weights")
         else:
             state = jax.jit(initial, out_shardings=sharding)()
-        first = int(state.step)
+        saved, lowest = (first := int(state.step)), None
+
+        def draw_samples(step: int) -> None:
+            due = run.due(step, train.sample_every_steps, train.steps)
+            picture = workdir / "samples" / f"step_{step:08d}.png"
+            if draw is None or not due:
+                return
+            if step == first and processes.by_first(picture.exists):
+                return
+            labels, low_res = run.picture_inputs(config, source)
+            with progress(len(labels), 0, "sample", "samples", 10) as drawing:
+                drawn = draw(state.ema, 0, labels, interrupt.checked(drawing.update), low_res)
+            if processes.is_first():
+                log.image(step, "samples", outputs.save_picture(drawn.x, picture, source.points))
+            window.restart_clock()
+
+        def save_rest() -> str:
+            nonlocal saved
+            step = int(state.step)
+            run.log_rest(log, step, window, train)
+            if saved < step and (lowest is not None or run.sound(state)):
+                checkpoints.save(step, state, config_json.to_json(config), lowest)
+                saved = step
+            checkpoints.wait()
+            return f"after step {step}, saved{f' up to step {saved}' if saved < step else ''}"
 
         # Loop
         with (
@@ -91,10 +117,12 @@ def main() -> None:
                 process_count=jax.process_count(),
             ) as batches,
             progress(train.steps, first, "step", workdir.name) as bar,
+            interrupt.held(save_rest),
         ):
-            window = run.Window(train, clock=time.monotonic)
-            rates = make_rates(config, network, mesh)
+            speed = make_rates(config, network, mesh)
+            window = run.Window(train, time.monotonic, make_report(log, source, config), speed)
             early_stop = EarlyStop(train.early_stop_validations, log.earlier)
+            draw_samples(first)  # if the run was stopped amid them
             for step in range(first + 1, train.steps + 1):
                 if early_stop.over:
                     break
@@ -102,7 +130,7 @@ def main() -> None:
                 window.add(metrics)
                 if run.due(step, train.log_every_steps, train.steps):
                     numbers = window.close()
-                    log.scalars(step, numbers | rates(numbers["images_per_second"]))
+                    log.scalars(step, numbers)
                     bar.set_postfix(run.shown(numbers), refresh=False)
                 lowest = None
                 if validate and run.due(step, train.validate_every_steps, train.steps):
@@ -110,20 +138,15 @@ def main() -> None:
                     log.scalars(step, numbers)
                     lowest = early_stop.add(numbers["held_out_loss"])
                     window.restart_clock()
-                if draw and run.due(step, train.sample_every_steps, train.steps):
-                    labels, low_res = run.picture_inputs(config, source)
-                    with progress(len(labels), 0, "sample", "samples", 10) as drawing:
-                        drawn = draw(state.ema, 0, labels, drawing.update, low_res)
-                    picture = workdir / "samples" / f"step_{step:08d}.png"
-                    log.image(
-                        step, "samples", outputs.save_picture(drawn.x, picture, source.points)
-                    )
-                    window.restart_clock()
+                draw_samples(step)
                 last = step == train.steps or early_stop.over
                 due = run.due(step, train.checkpoint_every_steps, train.steps)
-                if due or last or lowest is not None:
+                if last or lowest is not None or (due and run.sound(state)):
                     checkpoints.save(step, state, config_json.to_json(config), lowest)
+                    saved = step
                 bar.update(1)
+                checkpoints.check()
+                interrupt.check_together(step)
             if early_stop.over:
                 print(
                     f"stops early: {train.early_stop_validations} validations in a row had no lower"
@@ -134,4 +157,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    with processes.ending_together():
+        run_script(main)

@@ -2,9 +2,12 @@
 
 A checkpoint holds the items `state` (parameters, optimizer, step), `ema` (the averaged weights, all
 that sampling needs), one as `ema_0.999` for each further average, and `config`. Orbax writes to a
-temporary folder and renames it, so a checkpoint that is there at all was written whole. A run that
-stops early marks the checkpoints whose held-out loss was the lowest so far with that loss; the last
-of these is kept, and drawn from.
+temporary folder and renames it, so a checkpoint that is there at all was written whole; a CRC-32 of
+each file, noted then, tells if it was changed since, for Orbax would not notice a flipped bit. A
+run that stops early marks the checkpoints whose held-out loss was the lowest so far with that loss;
+the last of these is kept, and drawn from.
+
+Several processes share the folder. Which checkpoint they read, the first one decides.
 
 Weights that came from elsewhere are the checkpoint of step 0, with `ema` and `config` alone: Adam's
 moments would triple it. Training saves none before step 1, so the two cannot be mistaken.
@@ -14,15 +17,17 @@ import json
 import logging
 import math
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import tensorstore
 from orbax.checkpoint import v1 as ocp
 
+from ddpm_jax import processes
 from ddpm_jax.errors import RunError, UserError
+from ddpm_jax.seal import check_files, seal
 
 logger = logging.getLogger("ddpm_jax")
 
@@ -43,8 +48,10 @@ class Checkpoints:
     def __init__(self, directory: Path, keep: int):
         directory = directory.resolve()
         self.directory = directory
+        self._thread = ThreadPoolExecutor(1, "seal")
+        self._written: Future[None] | None = None  # the end of the last save
         policies = ocp.training.preservation_policies
-        for leftover in sorted(directory.glob(TEMPORARY)):
+        for leftover in sorted(directory.glob(TEMPORARY)) if processes.is_first() else ():
             step = leftover.name.split(".")[0]
             logger.warning("checkpoint %s was half-written when the run stopped: not used", step)
         try:
@@ -73,10 +80,13 @@ class Checkpoints:
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         try:
+            self.wait()
             self._orbax.close()
         except Exception as error:
             if kind is None:  # else the error that is under way says more
                 raise self._failed(error) from error
+        finally:
+            self._thread.shutdown()
 
     def save(self, step: int, state: Any, config: str, held_out_loss: float | None = None) -> None:
         """Starts writing; returns once the arrays are copied, so that the caller may donate them.
@@ -87,17 +97,26 @@ class Checkpoints:
         """
         metrics = None if held_out_loss is None else {LOSS: held_out_loss}
         items = _split(state) | {"config": json.loads(config)}
+        self.wait()
         try:
-            self._orbax.save_checkpointables_async(
+            saving = self._orbax.save_checkpointables_async(
                 step, items, force=True, overwrite=True, metrics=metrics
             )
         except (OSError, ValueError) as error:
             raise self._failed(error) from error
+        self._written = self._thread.submit(_seal_saved, saving, self.directory / str(step))
+
+    def check(self) -> None:
+        """Raises RunError if the last save has failed by now."""
+        if self._written is not None and self._written.done():
+            self.wait()
 
     def wait(self) -> None:
         """Returns once every save is on disk."""
+        written, self._written = self._written, None
         try:
-            self._orbax.wait()
+            if written is not None:
+                written.result()
         except (OSError, ValueError) as error:
             raise self._failed(error) from error
 
@@ -107,7 +126,8 @@ class Checkpoints:
         `abstract` carries shapes and shardings. Raises UserError if there are some and none can be
         read, or if they are of another model.
         """
-        trained = [step for step in _steps(self.directory) if step != IMPORTED]
+        steps = processes.by_first(lambda: _steps(self.directory))
+        trained = [step for step in steps if step != IMPORTED]
         found = _load_newest(self.directory, trained, _split(abstract))
         return None if found is None else _joined(found.items, abstract)
 
@@ -116,14 +136,17 @@ class Checkpoints:
 
         `abstract` carries shapes and shardings. Raises UserError as `restore`, which comes first.
         """
-        steps = [step for step in _steps(self.directory) if step == IMPORTED]
-        found = _load_newest(self.directory, steps, {"ema": abstract})
+        steps = processes.by_first(lambda: _steps(self.directory))
+        imported = [step for step in steps if step == IMPORTED]
+        found = _load_newest(self.directory, imported, {"ema": abstract})
         return None if found is None else found.items["ema"]
 
-    def _failed(self, error: Exception) -> RunError:
-        reason = " ".join(str(error).split())[:300]
+    def _failed(self, error: Exception) -> Exception:
+        if isinstance(error, RunError):
+            return error
         return RunError(
-            f"cannot write a checkpoint to {self.directory}: {reason}; the older ones are kept"
+            f"cannot write a checkpoint to {self.directory}: {_reason(error, self.directory)}; "
+            "the older ones are kept"
         )
 
 
@@ -169,17 +192,20 @@ def load_ema(
     UserError.
     """
     directory = directory.resolve()
-    steps = _steps(directory)
-    if kept_as != "ema" and steps == [IMPORTED]:
-        raise UserError(
-            f"{directory} holds imported weights, and no others: train on, or leave --ema out"
-        )
-    if step is not None and step not in steps:
-        raise UserError(f"{directory} has no checkpoint of step {step}; there are: {steps}")
-    wanted = sorted(steps, key=partial(_worth, directory)) if step is None else [step]
+
+    def wanted() -> list[int]:
+        steps = _steps(directory)
+        if kept_as != "ema" and steps == [IMPORTED]:
+            raise UserError(
+                f"{directory} holds imported weights, and no others: train on, or leave --ema out"
+            )
+        if step is not None and step not in steps:
+            raise UserError(f"{directory} has no checkpoint of step {step}; there are: {steps}")
+        return sorted(steps, key=partial(_worth, directory)) if step is None else [step]
+
     trained = kept_as == TRAINED
     items = {"state": {TRAINED: abstract_ema}} if trained else {kept_as: abstract_ema}
-    found = _load_newest(directory, wanted, items, only_trained=trained)
+    found = _load_newest(directory, processes.by_first(wanted), items, only_trained=trained)
     if found is None:
         raise UserError(f"{directory} holds no checkpoint: train first, or name another --workdir")
     weights = found.items["state"][TRAINED] if trained else found.items[kept_as]
@@ -192,11 +218,11 @@ def save_imported(directory: Path, ema: Mapping[str, jax.Array], config: str) ->
     context.memory.write_concurrent_bytes = WRITE_BYTES
     try:
         with context:
-            ocp.save_checkpointables(
-                directory.resolve() / str(IMPORTED), {"ema": ema, "config": json.loads(config)}
-            )
+            path = directory.resolve() / str(IMPORTED)
+            ocp.save_checkpointables(path, {"ema": ema, "config": json.loads(config)})
+            seal(path)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = _reason(error, directory.resolve())
         raise RunError(f"cannot write the weights to {directory}: {reason}") from error
 
 
@@ -219,6 +245,11 @@ def _steps(directory: Path) -> list[int]:
     return sorted(int(path.name) for path in directory.glob("[0-9]*") if path.name.isdigit())
 
 
+def _reason(error: Exception, directory: Path) -> str:
+    """An error in one line, which names files of the directory without its path."""
+    return " ".join(str(error).replace(f"{directory}/", "").split())[:400]
+
+
 def _worth(directory: Path, step: int) -> tuple[float, int]:
     """Sorts checkpoints to draw from: the lower its held-out loss, if it has one, the later."""
     try:
@@ -238,9 +269,7 @@ def _load_newest(
     for step in reversed(steps):
         path = directory / str(step)
         try:
-            for item, tree in abstract.items():
-                _read_through(path / item, f"{TRAINED}." if only_trained else "")
-                _same_parameters(path, item, tree[TRAINED] if item == "state" else tree)
+            processes.by_first(partial(_check, path, abstract))
             with context:
                 loaded = Loaded(step, ocp.load_checkpointables(path, abstract))
         except (UserError, PermissionError, MemoryError, jax.errors.JaxRuntimeError):
@@ -248,7 +277,7 @@ def _load_newest(
         except Exception as error:  # whatever a damaged file makes Orbax raise
             broken.append(f"{path} cannot be read ({' '.join(str(error).split())[:200]})")
             continue
-        for line in broken:
+        for line in broken if processes.is_first() else ():
             logger.warning("checkpoint %s: %s is used", line, step)
         return loaded
     if broken:
@@ -259,20 +288,18 @@ def _load_newest(
     return None
 
 
-def _read_through(path: Path, prefix: str) -> None:
-    """Reads every stored value of an item, one by one; raises ValueError at the first damaged one.
+def _check(path: Path, abstract: Mapping[str, Any]) -> None:
+    """Raises UserError for another model's checkpoint, some other error for a damaged one."""
+    check_files(path, abstract)
+    for item, tree in abstract.items():
+        _same_parameters(path, item, tree[TRAINED] if item == "state" else tree)
 
-    Only those whose names begin with `prefix`. Orbax reads them all at once, and tells of a damaged
-    file by 1,600 lines of tracebacks from its threads besides the error. A value takes 0.5 ms.
-    """
-    store = tensorstore.KvStore.open(
-        {"driver": "ocdbt", "base": {"driver": "file", "path": f"{path}/"}}
-    ).result()
-    keys = [key for key in store.list().result() if key.startswith(prefix.encode())]
-    if not keys:
-        raise ValueError(f"{path.name} holds no arrays")
-    for key in keys:
-        store.read(key).result()
+
+def _seal_saved(saving: Any, path: Path) -> None:
+    """Waits for a save, whose error it raises, and seals the checkpoint."""
+    saving.result()
+    if jax.process_index() == 0:
+        seal(path)
 
 
 def _same_parameters(path: Path, item: str, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> None:

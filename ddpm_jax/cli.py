@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import importlib.util
+import itertools
 import logging
 import os
 import re
@@ -43,6 +44,10 @@ def parse_train(argv: Sequence[str]) -> tuple[Config, Path, bool]:
     return config, args.workdir or Path("runs") / args.config.stem, args.dry_run
 
 
+def _is_path(kind: object) -> bool:
+    return kind is Path or Path in typing.get_args(kind)
+
+
 def _path(text: str) -> Path:
     if not text:  # what an unset shell variable leaves; as a path it would be the current folder
         raise argparse.ArgumentTypeError("is empty; give a path")
@@ -50,9 +55,19 @@ def _path(text: str) -> Path:
 
 
 def parse(cls: type[T], argv: Sequence[str], default: T | None = None, description: str = "") -> T:
-    """A dataclass from `--field VALUE` options, written the same for every type."""
+    """A dataclass from `--field VALUE` options, written the same for every type.
+
+    Raises UserError for a path that is empty, as an unset shell variable leaves it: it would be the
+    current folder.
+    """
     import tyro
 
+    paths = {name for name, kind in typing.get_type_hints(cls).items() if _is_path(kind)}
+    for word, following in itertools.pairwise([*argv, "."]):
+        option, equals, value = word.partition("=")
+        empty = (value if equals else following) == ""
+        if empty and option.removeprefix("--").replace("-", "_") in paths:
+            raise UserError(f"{option} is empty; give a path")
     return tyro.cli(
         tyro.conf.FlagConversionOff[cls],
         default=tyro.MISSING_NONPROP if default is None else default,

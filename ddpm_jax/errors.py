@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Callable
 
+from ddpm_jax import interrupt
+
 
 class UserError(Exception):
     """The input is wrong: what, with its value; where; what to do. Exit code 2."""
@@ -14,22 +16,23 @@ class RunError(Exception):
 
 def run_script(main: Callable[[], None]) -> None:
     """Runs a script's main function; reports what was foreseen in one line on stderr."""
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except RunError as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        sys.exit(1)
-    except ModuleNotFoundError as error:
-        print(f"error: {error.name} is not installed; run `pip install -e .`", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise
-        print(f"stopped: {error}; nothing that was complete is lost", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; training goes on from its last checkpoint", file=sys.stderr)
-        sys.exit(130)
+    with interrupt.listening():
+        try:
+            main()
+        except UserError as error:
+            _end(2, f"error: {error}")
+        except RunError as error:
+            _end(1, f"stopped: {error}")
+        except ModuleNotFoundError as error:
+            _end(2, f"error: {error.name} is not installed; run `pip install -e .`")
+        except OSError as error:
+            if error.filename is None and error.errno is None:
+                raise
+            _end(1, f"stopped: {error}; nothing that was complete is lost")
+        except interrupt.Interrupted as stop:
+            _end(interrupt.EXIT_CODE, f"stopped by {stop}; the same command goes on")
+
+
+def _end(code: int, line: str) -> None:
+    print(line, file=sys.stderr)
+    sys.exit(code)

@@ -1,9 +1,19 @@
-"""Files that appear whole or not at all."""
+"""Paths as users write them, and files that appear whole or not at all."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from ddpm_jax.errors import UserError
+
+
+def expanded(path: str | Path) -> Path:
+    """`path` with the home folder for ~ or ~NAME; raises UserError if there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: there is no such home folder; give the whole path") from error
 
 
 @contextmanager

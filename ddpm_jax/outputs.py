@@ -8,7 +8,7 @@ import numpy as np
 from ddpm_jax import visual
 from ddpm_jax.diffusion.schedules import NoiseSchedule
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import replacing
+from ddpm_jax.files import expanded, replacing
 from ddpm_jax.sampling.draw import UNGUIDED, Drawn
 
 GRID_SAMPLES = 400  # more than this in one picture, nobody looks at
@@ -55,7 +55,7 @@ def make_folder(out: Path, inputs: Path | None = None) -> None:
     folder `base` are safe.
     """
     if inputs is not None:
-        inside, read = out.resolve(), inputs.expanduser().resolve()
+        inside, read = out.resolve(), expanded(inputs).resolve()
         if read in (inside, *inside.parents) or (
             inside in read.parents and inside / "base" not in (read, *read.parents)
         ):

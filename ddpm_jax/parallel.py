@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddpm_jax.config import ParallelConfig
@@ -35,25 +36,38 @@ def use_every_core() -> None:
 def make_mesh(config: ParallelConfig, batch_size: int) -> Mesh:
     """A mesh (data, fsdp); raises UserError if the devices or the batch do not allow it.
 
-    `config.data` 0 takes the most devices whose number divides the batch.
+    `config.data` 0 takes the most devices whose number divides the batch. Every process has as many
+    devices in it as any other, and those follow one another: part i of a batch belongs to process
+    i, and parameters are shared within a process if `fsdp` is no more than its devices.
     """
-    devices = jax.devices()
-    fsdp, most = config.fsdp, len(devices) // config.fsdp
+    by_process = [jax.local_devices(process_index=i) for i in range(jax.process_count())]
+    processes, total = len(by_process), min(map(len, by_process)) * len(by_process)
+    fsdp, most = config.fsdp, total // config.fsdp
     if config.data:
         data = config.data
     else:
-        data = max((n for n in range(1, most + 1) if batch_size % (n * fsdp) == 0), default=most)
-    if data * fsdp > len(devices) or data == 0:
+        suits = (
+            n for n in range(1, most + 1) if not (batch_size % (n * fsdp) or n * fsdp % processes)
+        )
+        data = max(suits, default=most)
+    if data * fsdp > total or data == 0:
         raise UserError(
-            f"--parallel.data {config.data} --parallel.fsdp {fsdp}: there are only {len(devices)} "
+            f"--parallel.data {config.data} --parallel.fsdp {fsdp}: there are only {total} "
             "devices (on CPU, JAX_NUM_CPU_DEVICES=N makes N)"
+        )
+    if data * fsdp % processes:
+        raise UserError(
+            f"--parallel.data {data} --parallel.fsdp {fsdp}: {data * fsdp} devices are no multiple "
+            f"of the {processes} processes, of which each needs as many"
         )
     if batch_size % (data * fsdp):
         raise UserError(
             f"a batch of {batch_size} cannot be split evenly over {data * fsdp} devices: "
             "change the batch size, --parallel.data or --parallel.fsdp"
         )
-    return Mesh(np.array(devices[: data * fsdp]).reshape(data, fsdp), ("data", "fsdp"))
+    each = data * fsdp // processes
+    devices = [sorted(of, key=lambda device: device.id)[:each] for of in by_process]
+    return Mesh(np.array(devices).reshape(data, fsdp), ("data", "fsdp"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -120,3 +134,27 @@ def to_mesh(batch: Any, mesh: Mesh) -> Any:
     return jax.tree.map(
         lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)), batch
     )
+
+
+def whole_to_mesh(batch: Any, mesh: Mesh) -> Any:
+    """Host arrays [B, ...], the same in every process -> global arrays [B, ...] on the mesh."""
+    sharding = batch_sharding(mesh)
+    if sharding.is_fully_addressable:
+        return jax.device_put(batch, sharding)
+
+    def split(array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
+
+    return jax.tree.map(split, batch)
+
+
+def to_host(tree: Any) -> Any:
+    """Global arrays -> whole NumPy arrays in every process, which must all call this."""
+
+    def fetch(array: jax.Array) -> np.ndarray:
+        here = not isinstance(array, jax.Array) or array.is_fully_addressable
+        if here or array.is_fully_replicated:
+            return np.asarray(array)
+        return multihost_utils.process_allgather(array, tiled=True)
+
+    return jax.tree.map(fetch, tree)

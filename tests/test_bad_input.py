@@ -148,7 +148,7 @@ TRAIN = [
     ),
     (
         "--data.name tfds:tiny --data.dir sets --data.channels 3",
-        r"--model\.num-classes 10: tfds:tiny has 2 classes; set it to 2",
+        r"--model\.num-classes 10: tfds:tiny \(split train\) has 2 classes; set it to 2",
     ),
     ("--data.channels 3", r"digits has 1 channel; set --data\.channels 1"),
     ("--data.channels 2", r"--data\.channels 2: must be 1 \(grey\) or 3"),
@@ -215,6 +215,9 @@ SAMPLE = [
     ("--eta -0.5", r"eta -0\.5: must be in \[0, 1\]"),
     ("--sampler ddim --eta 1.5", r"eta 1\.5: must be in \[0, 1\]"),
     ("--eta nan", r"eta nan: must be finite"),
+    (["--out", ""], "--out is empty; give a path"),
+    ("--out= --num 3", "--out is empty; give a path"),
+    (["--low-res", ""], "--low-res is empty; give a path"),
     ("--out file", "--out file cannot be written: File exists"),
     ("--out file/below", "--out file/below cannot be written: Not a directory"),
 ]
@@ -500,11 +503,12 @@ def picture(path: Path, *shape: int) -> None:
 
 def break_images(folder: Path) -> list[Path]:
     folder.mkdir(exist_ok=True)
-    broken = [folder / name for name in ("cut.jpg", "empty.webp", "text.png")]
+    broken = [folder / name for name in ("cut.jpg", "empty.webp", "text.png", "pipe.png")]
     picture(broken[0], 64, 64, 3)
     os.truncate(broken[0], broken[0].stat().st_size // 2)
     broken[1].write_bytes(b"")
     broken[2].write_text("not an image")
+    os.mkfifo(broken[3])
     return broken
 
 
@@ -522,9 +526,9 @@ def test_training_goes_on_without_broken_images_and_fits_the_others(
     options = ["--workdir", str(tmp_path / "run"), *tiny_options, *FOLDER.split()]
     monkeypatch.setattr(sys, "argv", ["train.py", *options, f"folder:{folder}"])
     run_script(train.main)
-    assert "3 of 8 images were broken and left out" in capsys.readouterr().out
+    assert "4 of 9 images were broken and left out" in capsys.readouterr().out
     warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-    assert len(warnings) == 3
+    assert len(warnings) == 4
     for path in broken:
         assert sum(f"{path} is broken, another image takes its place" in w for w in warnings) == 1
 
@@ -537,7 +541,7 @@ def test_a_folder_of_broken_images_alone_is_an_error(
     command = [*options, f"folder:{tmp_path / 'images'}"]
     check_one_line(
         *call(train.main, command, monkeypatch, capsys),
-        r"none of the 3 images in .* can be read; the first is cut\.jpg: replace them",
+        r"none of the 4 images in .* can be read; the first is cut\.jpg: replace them",
     )
     assert not (tmp_path / "run").exists()
 

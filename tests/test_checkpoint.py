@@ -1,6 +1,9 @@
 """Checkpoints: what is saved comes back, on any mesh."""
 
+import os
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +16,7 @@ from orbax.checkpoint import v1 as ocp
 from ddpm_jax import checkpoint, parallel
 from ddpm_jax.config import ParallelConfig
 from ddpm_jax.errors import UserError
+from ddpm_jax.seal import SEAL
 
 
 class State(NamedTuple):
@@ -195,3 +199,61 @@ def test_a_checkpoint_from_before_further_averages_is_resumed(tmp_path):
     with checkpoint.Checkpoints(tmp_path, keep=1) as checkpoints:
         restored = checkpoints.restore(abstract._replace(extra_ema={}))
     jax.tree.map(np.testing.assert_array_equal, restored, state._replace(extra_ema={}))
+
+
+def truncate(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, Path.unlink, flip_a_bit])
+def test_no_damage_to_any_file_gives_other_values(tmp_path, caplog, damage: Callable[[Path], None]):
+    old, abstract = on_mesh(1, 1)
+    new = jax.tree.map(lambda leaf: leaf + 1, old)
+    with checkpoint.Checkpoints(tmp_path / "whole", keep=2) as checkpoints:
+        checkpoints.save(1, old, '{"a": 1}')
+        checkpoints.save(2, new, '{"a": 1}')
+    files = [p.relative_to(tmp_path) for p in tmp_path.glob("whole/2/**/*") if p.is_file()]
+    assert len(files) > 20
+    used = {1: 0, 2: 0}
+    for file in files:
+        shutil.copytree(tmp_path / "whole", tmp_path / "copy")
+        damage(tmp_path / "copy" / file.relative_to("whole"))
+        caplog.clear()
+        with checkpoint.Checkpoints(tmp_path / "copy", keep=2) as checkpoints:
+            restored = checkpoints.restore(abstract)
+        step = int(restored.step) - 6
+        jax.tree.map(np.testing.assert_array_equal, restored, {1: old, 2: new}[step])
+        ours = [r for r in caplog.records if r.name == "ddpm_jax"]  # scripts silence the others
+        assert len(ours) == (1 if step == 1 else 0)
+        used[step] += 1
+        shutil.rmtree(tmp_path / "copy")
+    # Of the item "config" nothing is read here; without its seal a checkpoint is as good as before.
+    assert used[2] <= 8 and used[1] >= 15
+
+
+def test_a_flipped_bit_in_the_averaged_weights_is_seen_by_sampling(tmp_path, caplog):
+    state, abstract = on_mesh(1, 1)
+    checkpoint.save_imported(tmp_path, state.ema, '{"a": 1}')
+    with checkpoint.Checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(1, state, '{"a": 1}')
+    flip_a_bit(next(tmp_path.glob("1/ema/ocdbt.process_0/d/*")))
+    assert checkpoint.load_ema(tmp_path, abstract.ema).step == 0
+    (message,) = caplog.messages
+    assert "1 cannot be read (ema/ocdbt.process_0/d/" in message and "is damaged): 0 is" in message
+    flip_a_bit(next(tmp_path.glob("0/ema/ocdbt.process_0/d/*")))
+    with pytest.raises(UserError, match=r"none of the 2 checkpoints"):
+        checkpoint.load_ema(tmp_path, abstract.ema)
+
+
+def test_a_checkpoint_that_was_not_sealed_yet_is_used(tmp_path):
+    state, abstract = on_mesh(1, 1)
+    with checkpoint.Checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(1, state, '{"a": 1}')
+    (tmp_path / "1" / SEAL).unlink()
+    assert checkpoint.load_ema(tmp_path, abstract.ema).step == 1

@@ -1,9 +1,10 @@
 """Examples on their way to the device: sources of records, and the pipeline that batches them."""
 
-from ddpm_jax.data.held_out import hold_out, subset
+from ddpm_jax.data.held_out import hold_out, record_name, subset
 from ddpm_jax.data.pipeline import (
     Batches,
     CroppedRecords,
+    batch_indices,
     first_images,
     ordered_batches,
     train_batches,
@@ -15,6 +16,7 @@ __all__ = [
     "Batches",
     "CroppedRecords",
     "Source",
+    "batch_indices",
     "centre_crop",
     "decode_image",
     "first_images",
@@ -23,6 +25,7 @@ __all__ = [
     "load_source",
     "ordered_batches",
     "random_crop",
+    "record_name",
     "shrink",
     "subset",
     "train_batches",

@@ -12,29 +12,31 @@ from ddpm_jax.data.labels import label_images
 from ddpm_jax.data.sources import Source, first_line
 from ddpm_jax.data.transforms import decode_image
 from ddpm_jax.errors import UserError
+from ddpm_jax.files import expanded
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+NAMED_BROKEN = 20  # more are counted only: 1 % of ImageNet would be 12,000 lines
 logger = logging.getLogger("ddpm_jax")
 
 
 def find_images(root: Path) -> list[str]:
     """Images under `root`, as sorted relative paths with "/" between the parts.
 
-    Links are followed. Hidden files and folders are not: macOS leaves `._NAME.png` files that are
-    no images.
+    Links are followed, but not to a folder that they lie in, which would never end. Hidden files
+    and folders are left out: macOS leaves `._NAME.png` files that are no images.
     """
 
     def fail(error: OSError) -> None:
         raise UserError(f"cannot read folder {error.filename}: {error.strerror}")
 
     found: list[str] = []
-    seen: set[str] = set()  # real paths: a link to a parent would never end
+    lines: dict[str, frozenset[str]] = {}  # the real paths of a folder and of those it lies in
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=fail):
-        real = os.path.realpath(folder)
-        if real in seen:
+        real, above = os.path.realpath(folder), lines.get(os.path.dirname(folder), frozenset())
+        if real in above:
             subfolders.clear()
             continue
-        seen.add(real)
+        lines[folder] = above | {real}
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         inside = Path(folder).relative_to(root)
         found += [
@@ -93,8 +95,12 @@ class FolderRecords:
             if path in self.broken:
                 return
             self.broken.add(path)
+            count = len(self.broken)
         name, reason = self.root / path, first_line(error)
-        logger.warning("%s is broken, another image takes its place: %s", name, reason)
+        if count <= NAMED_BROKEN:
+            logger.warning("%s is broken, another image takes its place: %s", name, reason)
+        elif count == NAMED_BROKEN + 1:
+            logger.warning("more images are broken; they are counted at the end")
 
 
 def load_folder(path: str, data: DataConfig) -> Source:
@@ -103,7 +109,7 @@ def load_folder(path: str, data: DataConfig) -> Source:
     Raises:
       UserError: PATH is no folder, holds no readable image, or isn't labelled as it should be.
     """
-    root = Path(path).expanduser()
+    root = expanded(path)
     if not root.exists():
         raise UserError(f"folder {path} does not exist; check data.name ({data.name})")
     if not root.is_dir():

@@ -27,6 +27,14 @@ class Subset:
         return self.records[int(self.indices[index])]
 
 
+def record_name(source: Source, index: int) -> int | str:
+    """What a user knows a record by: its path in the folder, or its number in the whole set."""
+    records = source.records
+    if isinstance(records, FolderRecords):
+        return records.paths[index]
+    return int(records.indices[index]) if isinstance(records, Subset) else index
+
+
 def hold_out(source: Source, data: DataConfig) -> tuple[Source, Source | None]:
     """The set to train on and the one to validate on, as `data.held_out` says; None without it.
 
@@ -34,7 +42,8 @@ def hold_out(source: Source, data: DataConfig) -> tuple[Source, Source | None]:
     run; anything else is another split of a TFDS data set.
 
     Raises:
-      UserError: there is no such split, or either set would be empty.
+      UserError: there is no such split, it shares examples with that of training or has other
+        labels, or either set would be empty.
     """
     if not data.held_out:
         return source, None
@@ -44,8 +53,7 @@ def hold_out(source: Source, data: DataConfig) -> tuple[Source, Source | None]:
             raise UserError(
                 f"--data.held-out {data.held_out}: {data.name} has no splits; give a share, 10%"
             )
-        other = load_source(dataclasses.replace(data, split=data.held_out))
-        return source, other
+        return source, _other_split(source, data)
     count = round(len(source) * float(share[1]) / 100)
     if not 0 < count < len(source):
         raise UserError(
@@ -55,7 +63,6 @@ def hold_out(source: Source, data: DataConfig) -> tuple[Source, Source | None]:
     order = np.random.default_rng(0).permutation(len(source))
     # The held-out ones stay in random order, so that the first of them are a sample of all.
     held_out, kept = order[:count], np.sort(order[count:])
-
     return subset(source, kept), subset(source, held_out)
 
 
@@ -64,3 +71,21 @@ def subset(source: Source, indices: np.ndarray) -> Source:
     if isinstance(source.records, FolderRecords):
         return dataclasses.replace(source, records=source.records.restricted(indices))
     return dataclasses.replace(source, records=Subset(source.records, indices))
+
+
+def _other_split(source: Source, data: DataConfig) -> Source:
+    option = f"--data.held-out {data.held_out}"
+    try:
+        other = load_source(dataclasses.replace(data, split=data.held_out))
+    except UserError as error:
+        raise UserError(str(error).replace("data.split", "data.held_out")) from error
+    if source.records.overlaps(other.records):
+        raise UserError(
+            f"{option}: shares examples with --data.split {data.split}; give another split, or a "
+            "share as in 10%"
+        )
+    if other.num_classes != source.num_classes:
+        counts = (other.num_classes, source.num_classes)
+        has, wanted = (f"{count} classes" if count else "no labels" for count in counts)
+        raise UserError(f"{option}: has {has}, but --data.split {data.split} has {wanted}")
+    return other

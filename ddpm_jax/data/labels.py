@@ -4,9 +4,10 @@ import csv
 import difflib
 import re
 from collections import defaultdict
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from ddpm_jax.errors import UserError
+from ddpm_jax.files import expanded
 
 MAX_LABEL = 2**31 - 1
 
@@ -96,7 +97,7 @@ def _read_csv(file: str, paths: list[str]) -> list[str]:
 def _rows(file: str) -> list[tuple[int, str, str]]:
     """(line, file, label) of each row of a CSV file but its header."""
     try:
-        with Path(file).expanduser().open(newline="", encoding="utf-8-sig") as opened:
+        with expanded(file).open(newline="", encoding="utf-8-sig") as opened:
             reader = csv.reader(opened, strict=True)
             rows = [(reader.line_num, *(cell.strip() for cell in row)) for row in reader if row]
     except (FileNotFoundError, IsADirectoryError) as error:

@@ -10,6 +10,7 @@ from ddpm_jax.data.labels import label_images
 from ddpm_jax.data.sources import first_line
 from ddpm_jax.data.transforms import centre_crop, decode_image, shrink
 from ddpm_jax.errors import UserError
+from ddpm_jax.files import expanded
 
 Images = tuple[np.ndarray, np.ndarray | None]
 
@@ -31,7 +32,7 @@ def read_low_res(path: Path, data: DataConfig, num: int | None, num_classes: int
     Raises:
       UserError: they can't be read, don't fit the model, or are fewer than `num`.
     """
-    path = path.expanduser()
+    path = expanded(path)
     file = path / "samples.npz" if path.is_dir() else path
     if file.is_file():
         images, labels = _read_npz(file)

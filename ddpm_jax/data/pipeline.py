@@ -163,6 +163,17 @@ def train_batches(
     return Batches(iterator)
 
 
+def batch_indices(count: int, batch_size: int, seed: int, step: int) -> np.ndarray:
+    """Which of `count` records the batch of a step holds, over all processes: int [batch_size].
+
+    `step` counts from 0, as `train_batches` does.
+    """
+    import grain
+
+    order = grain.MapDataset.range(count).seed(seed).shuffle().repeat()
+    return np.array([order[i] for i in range(step * batch_size, (step + 1) * batch_size)])
+
+
 def read_options(source: Source) -> Any:
     """Threads and prefetched batches: none for sets in memory, where threads only contend."""
     import grain

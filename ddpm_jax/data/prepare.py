@@ -9,16 +9,16 @@ this in a process of its own. `pip install -e '.[prepare]'` brings what it needs
 import argparse
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from ddpm_jax.errors import UserError, run_script
+from ddpm_jax.files import expanded
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prepares the set that the command line names.
 
     Raises:
-      UserError: TensorFlow isn't installed, or TFDS has no such set.
+      UserError: TensorFlow isn't installed, or TFDS has no such set or cannot prepare it.
     """
     parser = argparse.ArgumentParser(description="Prepare a TFDS data set as ArrayRecord.")
     parser.add_argument("name", help="TFDS name, as in cifar10 or lsun/bedroom or cifar10:3.0.2")
@@ -34,11 +34,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder(args.name, data_dir=str(Path(args.dir).expanduser()))
+        builder = tfds.builder(args.name, data_dir=str(expanded(args.dir)))
+        builder.download_and_prepare(file_format=tfds.core.FileFormat.ARRAY_RECORD)
     except tfds.core.DatasetNotFoundError as error:
         message = f"TFDS has no data set {args.name}; its catalogue: tensorflow.org/datasets"
         raise UserError(message) from error
-    builder.download_and_prepare(file_format=tfds.core.FileFormat.ARRAY_RECORD)
+    except UserError:
+        raise
+    except Exception as error:  # an unknown version, archives to be fetched by hand, no network
+        reason = " ".join(str(error).split())
+        raise UserError(f"TFDS cannot prepare {args.name}: {reason}") from error
     print(f"{builder.info.full_name} is in {builder.data_dir}")
 
 

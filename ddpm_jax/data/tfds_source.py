@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ddpm_jax import processes
 from ddpm_jax.config import DataConfig
 from ddpm_jax.data.sources import Source, check_channels, first_line
 from ddpm_jax.data.transforms import decode_image
 from ddpm_jax.errors import UserError
+from ddpm_jax.files import expanded
 
 DEFAULT_DIR = "~/tensorflow_datasets"
 PACKAGE_PARENT = Path(__file__).resolve().parents[2]
@@ -100,7 +102,28 @@ class TfdsRecords:
                 f"record {index} of tfds:{self.spec} cannot be read: {first_line(error)}; "
                 "delete the set and prepare it again"
             ) from error
-        return {"x": image, "label": int(record[self.label_key]) if self.label_key else -1}
+        label = int(record[self.label_key]) if self.label_key else -1
+        if self.label_key and label < 0:
+            raise UserError(
+                f"record {index} of tfds:{self.spec} has no label; choose another data.split"
+            )
+        return {"x": image, "label": label}
+
+    def overlaps(self, other: "TfdsRecords") -> bool:
+        """Whether a record of the same prepared set is in both splits."""
+        return any(
+            file == other_file and start < other_stop and other_start < stop
+            for file, start, stop in self._pieces()
+            for other_file, other_start, other_stop in other._pieces()
+        )
+
+    def _pieces(self) -> list[tuple[str, int, int]]:
+        """(file, first record, the one after the last) of each file of the split."""
+        pieces = []
+        for part in self.read.dataset_info.splits[self.read.split].file_instructions:
+            stop = part.examples_in_shard if part.take < 0 else part.skip + part.take
+            pieces.append((str(part.filename), part.skip, stop))
+        return pieces
 
 
 def open_split(spec: str, builder: Any, split: str, image_key: str) -> Any:
@@ -133,22 +156,32 @@ def open_split(spec: str, builder: Any, split: str, image_key: str) -> Any:
     return read
 
 
+def find_or_prepare(spec: str, root: Path) -> Path:
+    """The folder of `spec` under `root`, where it is prepared if that was never done.
+
+    Raises:
+      UserError: as `find_prepared` and `prepare`, or nothing is there afterwards.
+    """
+    if (folder := find_prepared(spec, root)) is None:
+        prepare(spec, root)
+        folder = find_prepared(spec, root)
+    if folder is None:
+        raise UserError(f"tfds:{spec} was prepared, but not in {root}; check its name and version")
+    return folder
+
+
 def load_tfds(spec: str, data: DataConfig) -> Source:
     """Opens `tfds:NAME[/CONFIG][:VERSION]`, preparing it first if that was never done.
 
-    Its first image feature is the example, its first `ClassLabel`, if any, the label.
+    Its first image feature is the example, its first `ClassLabel`, if any, the label. A split whose
+    first or last label is -1, that is hidden, has none.
 
     Raises:
       UserError: it is neither prepared nor can be, can't be read, holds no 8-bit images, or doesn't
         fit `data.split` and `data.channels`.
     """
-    root = Path(data.dir or DEFAULT_DIR).expanduser()
-    folder = find_prepared(spec, root)
-    if folder is None:
-        prepare(spec, root)
-        folder = find_prepared(spec, root)
-    if folder is None:
-        raise UserError(f"tfds:{spec} was prepared, but not in {root}; check its name and version")
+    root = expanded(data.dir or DEFAULT_DIR)
+    folder = processes.by_first(lambda: find_or_prepare(spec, root))
 
     import tensorflow_datasets as tfds
 
@@ -170,9 +203,13 @@ def load_tfds(spec: str, data: DataConfig) -> Source:
     if image.shape[-1] in (1, 3):  # else it varies, or the fourth is transparency
         check_channels(f"tfds:{spec}", image.shape[-1], data)
     read = open_split(spec, builder, data.split, images[0])
-    label_key = labels[0] if labels else None
+    unlabelled = TfdsRecords(spec, read, images[0], None, data.channels)
+    ends = (0, len(unlabelled) - 1)
+    for index in ends:  # a missing or cut file is an error now, not in an hour
+        unlabelled[index]
+    # The labels of some test splits are kept secret: -1.
+    hidden = bool(labels) and any(read[index][labels[0]] < 0 for index in ends)
+    label_key = labels[0] if labels and not hidden else None
     records = TfdsRecords(spec, read, images[0], label_key, data.channels)
-    for index in (0, len(records) - 1):  # a missing or cut file is an error now, not in an hour
-        records[index]
     names = tuple(features[label_key].names) if label_key else ()
     return Source(data.name, records, len(names), names)

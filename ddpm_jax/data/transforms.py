@@ -31,8 +31,11 @@ def decode_image(file: Path | BinaryIO, channels: int) -> np.ndarray:
       uint8 [H, W, channels].
 
     Raises:
-      Exception: the file is broken; PIL's readers raise half a dozen kinds.
+      Exception: the file is broken; PIL's readers raise half a dozen kinds. Of more than 179
+        million pixels they read none.
     """
+    if isinstance(file, Path) and file.exists() and not file.is_file():
+        raise OSError("is no regular file")  # a pipe would be waited for
     with Image.open(file, formats=FORMATS) as opened:
         image = ImageOps.exif_transpose(opened)  # of the pixels, which are all read here
         if image.mode.startswith("I"):  # 16-bit grey: PIL's own conversion would clip at 255

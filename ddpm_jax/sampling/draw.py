@@ -18,8 +18,9 @@ from ddpm_jax.diffusion.process import Diffusion
 from ddpm_jax.digest import sha256
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import Network, Params
-from ddpm_jax.parallel import batch_sharding
+from ddpm_jax.parallel import to_host, whole_to_mesh
 from ddpm_jax.parts import read_part, save_part
+from ddpm_jax.processes import by_first, is_first
 from ddpm_jax.sampling.chain import Samples, evenly_kept, kept_by_noise, make_sampler
 from ddpm_jax.sampling.guidance import (
     Scale,
@@ -130,9 +131,12 @@ def make_drawer(
     points = len(shape) == 1
     keep = kept_by_noise(schedule, frames) if points else evenly_kept(num_steps, frames)
     program = _programs(config, diffusion, network, guidance, keep)
-    finished, dtype = (np.asarray, np.float32) if points else (to_uint8, np.uint8)
     devices = mesh.devices.size
     size = -(-sample.batch_size // devices) * devices
+    dtype = np.float32 if points else np.uint8
+
+    def finished(x: jax.Array) -> np.ndarray:
+        return to_host(x) if points else to_uint8(to_host(x))
 
     def draw(
         params: Params,
@@ -163,7 +167,7 @@ def make_drawer(
             """The samples of these places, and the frames of those that are shown."""
             filled = np.resize(place, size)  # the first ones again
             batch = {name: _to_float(values[filled]) for name, values in told.items()}
-            batch = jax.device_put((index[filled], batch), batch_sharding(mesh))
+            batch = whole_to_mesh((index[filled], batch), mesh)
             tell = on_progress and _teller(on_progress, len(place) / num_steps)
             out = run(weights, seed, *batch, tell)
             few = np.flatnonzero(shown[place])
@@ -177,10 +181,10 @@ def make_drawer(
             for start in range(0, len(places), size):
                 place = places[start : start + size]
                 path = parts and parts / f"{place[0]:08d}_{len(place)}.npz"
-                done = path and read_part(path, Samples._fields)
+                done = path and by_first(partial(read_part, path, Samples._fields))
                 if not done:
                     done = chain(run, place)
-                    if path:
+                    if path and is_first():
                         save_part(path, done)
                 elif on_progress:
                     on_progress(len(place))

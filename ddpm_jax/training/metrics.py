@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ddpm_jax import processes
 from ddpm_jax.files import replacing
 
 
@@ -22,7 +23,7 @@ class MetricsLog(AbstractContextManager):
     Opening it drops what an earlier run logged after `start_step`, the step of the checkpoint that
     is resumed from, so that each step is there once; `earlier` holds the records that are left.
     Every line reaches the files before the call returns. An `OSError`, as of a full disk, is raised
-    to the caller.
+    to the caller. Of several processes the first writes, and all know `earlier`.
     """
 
     def __init__(self, workdir: str | Path, start_step: int) -> None:
@@ -32,9 +33,12 @@ class MetricsLog(AbstractContextManager):
         from tensorboardX.proto.event_pb2 import SessionLog
 
         workdir = Path(workdir)
+        self.earlier = processes.by_first(lambda: _rewind(workdir / "metrics.jsonl", start_step))
+        self._file = self._board = None
+        if not processes.is_first():
+            return
         board = workdir / "tensorboard"
         board.mkdir(parents=True, exist_ok=True)
-        self.earlier = _rewind(workdir / "metrics.jsonl", start_step)
         self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
         # The name holds the time in seconds only, and a file of the same name is overwritten.
         self._board = EventsWriter(str(board / "events"), f".{start_step}")
@@ -63,18 +67,22 @@ class MetricsLog(AbstractContextManager):
         self._write_board(step, summary=summary.image(name, image, dataformats="HWC"))
 
     def close(self) -> None:
-        self._file.close()
-        self._board.close()
+        if self._file is not None:
+            self._file.close()
+            self._board.close()
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def _write_line(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(_jsonable(record), allow_nan=False) + "\n")
+        if self._file is not None:
+            self._file.write(json.dumps(_jsonable(record), allow_nan=False) + "\n")
 
     def _write_board(self, step: int, **content: Any) -> None:
         from tensorboardX.proto.event_pb2 import Event
 
+        if self._board is None:
+            return
         self._board.write_event(Event(wall_time=time.time(), step=step, **content))
         self._board.flush()
 
@@ -145,7 +153,7 @@ def progress(
     """A bar on stderr with the time left; a line every 30 s where stderr is not a terminal.
 
     To be closed, or used in a `with`. It starts at `initial` of `total`, and is shown if the work
-    takes longer than `delay_seconds`.
+    takes longer than `delay_seconds`, by the first of several processes.
     """
     options = {"total": total, "initial": initial, "unit": f" {unit}", "desc": description}
     options |= {"delay": delay_seconds, "leave": not delay_seconds}
@@ -156,4 +164,4 @@ def progress(
     else:
         line = "{desc}: {n:.0f}/{total}{unit}s, {elapsed} gone, {remaining} left, {rate_fmt}"
         options |= {"mininterval": 30, "file": _Lines(), "bar_format": line + "{postfix}"}
-    return Progress(**options, miniters=1)
+    return Progress(**options, miniters=1, disable=not processes.is_first())

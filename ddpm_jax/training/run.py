@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddpm_jax import checkpoint, config_json, visual
+from ddpm_jax import checkpoint, config_json, processes, visual
 from ddpm_jax.config import Config, TrainConfig
 from ddpm_jax.data import Source, first_images, shrink
 from ddpm_jax.digest import sha256
@@ -15,6 +15,7 @@ from ddpm_jax.errors import RunError, UserError
 from ddpm_jax.files import replacing
 from ddpm_jax.sampling.draw import choose_labels
 from ddpm_jax.training.metrics import MetricsLog, read_records
+from ddpm_jax.training.skipped import Report
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import QUARTERS, Batch, Metrics
 
@@ -67,8 +68,9 @@ def check_labels(config: Config, num_classes: int) -> None:
     wanted = config.model.num_classes
     if wanted and wanted != num_classes:
         has = f"has {num_classes} classes" if num_classes else "has no labels"
+        split = f" (split {config.data.split})" if config.data.name.startswith("tfds:") else ""
         raise UserError(
-            f"--model.num-classes {wanted}: {config.data.name} {has}; "
+            f"--model.num-classes {wanted}: {config.data.name}{split} {has}; "
             f"set it to {num_classes}{' (unconditional)' if not num_classes else ''}"
         )
 
@@ -88,14 +90,29 @@ def picture_inputs(config: Config, source: Source) -> tuple[np.ndarray, np.ndarr
 
 def due(step: int, every: int, steps: int) -> bool:
     """Whether what happens every so many steps and at the end happens after `step`; 0: never."""
-    return every > 0 and (step % every == 0 or step == steps)
+    return every > 0 and step > 0 and (step % every == 0 or step == steps)
+
+
+def sound(state: TrainState) -> bool:
+    """Whether the last step was not skipped. Waits for the device.
+
+    States amid skipped steps are not saved: the parameters may be what nothing is finite with, and
+    would take the place of a checkpoint of before.
+    """
+    return not state.skipped
 
 
 class Window:
     """The steps since the last log entry: their metrics, on the device until somebody looks."""
 
-    def __init__(self, config: TrainConfig, clock: Callable[[], float]):
-        self._config, self._clock = config, clock
+    def __init__(
+        self,
+        config: TrainConfig,
+        clock: Callable[[], float],
+        report: Report,
+        rates: Callable[[float], dict[str, float]] = lambda images_per_second: {},
+    ):
+        self._config, self._clock, self._report, self._rates = config, clock, report, rates
         self._metrics: list[Metrics] = []
         self._timed_steps, self._started = 0, None
         self._last: Metrics = {}
@@ -112,8 +129,15 @@ class Window:
             self._waited += now - asked
         return batch
 
+    def __len__(self) -> int:
+        return len(self._metrics)
+
     def add(self, metrics: Metrics) -> None:
-        """Takes one step's metrics. Raises RunError after too many non-finite steps in a row."""
+        """Takes one step's metrics. Raises RunError after too many non-finite steps in a row.
+
+        Steps that were skipped are reported sometime until the window closes, lest the host waits
+        for the device.
+        """
         self._metrics.append(metrics)
         self._last = metrics
         if self._started is None:  # the first step compiles: the clock starts behind it
@@ -124,7 +148,7 @@ class Window:
         else:
             self._timed_steps += 1
         if len(self._metrics) % QUIET_STEPS == 0:
-            self._check(jax.device_get(metrics["skipped"]))
+            self._look(self._metrics[-QUIET_STEPS:])
             if not self._config.log_every_steps:
                 self._metrics.clear()
 
@@ -133,12 +157,12 @@ class Window:
         self._timed_steps, self._started, self._waited = 0, self._clock(), 0.0
 
     def close(self) -> dict[str, float]:
-        """Means over the window, as they are logged, and a new window.
+        """Means over the window, as they are logged, and a new window. Raises as `add` does.
 
         The first one says what the first step took, nearly all of it to compile.
         """
+        self._look(self._metrics[len(self._metrics) // QUIET_STEPS * QUIET_STEPS :])
         metrics = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(self._metrics))
-        self._check(metrics["skipped"].max())
         seconds = self._clock() - self._started
         rate = self._timed_steps * self._config.batch_size / seconds if self._timed_steps else 0.0
         # A skipped step's loss is not finite; the others still say how training goes.
@@ -152,6 +176,7 @@ class Window:
             "learning_rate": metrics["learning_rate"][-1],
             "images_per_second": rate,
             "skipped_steps": (~good).sum(),
+            **self._rates(rate),
         }
         if self._timed_steps:
             numbers["data_wait_share"] = self._waited / seconds
@@ -161,14 +186,25 @@ class Window:
         self.restart_clock()
         return {name: float(number) for name, number in numbers.items()}
 
-    def _check(self, skipped: int) -> None:
-        most = self._config.max_skipped_steps
-        if most and skipped >= most:
+    def _look(self, metrics: list[Metrics]) -> None:
+        skipped = jax.device_get([step["skipped"] for step in metrics])
+        for step, in_a_row in zip(metrics, skipped, strict=True):
+            if in_a_row:
+                number, suspect_t = jax.device_get((step["step"], step["suspect_t"]))
+                self._report(int(number), suspect_t)
+        most, longest = self._config.max_skipped_steps, max(skipped, default=0)
+        if 0 < most <= longest:
             raise RunError(
-                f"{skipped} steps in a row had a loss or gradient that is not finite; the last "
+                f"{longest} steps in a row had a loss or gradient that is not finite; the last "
                 "checkpoint is kept; look at the data, or start anew in another --workdir with a "
                 "lower --train.learning-rate"
             )
+
+
+def log_rest(log: MetricsLog, step: int, window: Window, config: TrainConfig) -> None:
+    """Logs the steps since the last entry, for a run that stops before the next one."""
+    if window and config.log_every_steps:
+        log.scalars(step, window.close())
 
 
 def quarter_means(sums: dict[str, np.ndarray], weight: np.ndarray) -> dict[str, float]:
@@ -200,8 +236,10 @@ def finish(log: MetricsLog, workdir: Path, state: TrainState, source: Source) ->
     }
     if state.extra_ema:
         digests["extra_ema_sha256"] = {d: sha256(ema) for d, ema in state.extra_ema.items()}
-    if source.broken:
-        print(f"{len(source.broken)} of {len(source)} images were broken and left out")
+    # Each of several processes knows of those that it met.
+    if broken := set().union(*processes.from_all(set(source.broken))):
+        print(f"{len(broken)} of {len(source)} images were broken and left out")
     log.event("finished", step=step, **digests)
-    visual.save_curves(read_records(workdir / "metrics.jsonl"), workdir / "loss.png")
+    if processes.is_first():
+        visual.save_curves(read_records(workdir / "metrics.jsonl"), workdir / "loss.png")
     print(f"finished after step {step}: {workdir}, params {digests['params_sha256'][:12]}")

@@ -135,10 +135,21 @@ def make_update(
             "grad_norm": grad_norm,
             "learning_rate": learning_rate(train)(state.step),
             "skipped": new.skipped,
+            "step": state.step + 1,
+            "suspect_t": suspects(examples["t"], numbers["loss"], finite),
         }
         return new._replace(step=state.step + 1), metrics
 
     return update
+
+
+def suspects(t: jax.Array, loss: jax.Array, finite: jax.Array) -> jax.Array:
+    """int32 [B]: t of the examples that may have spoilt a step that was not `finite`, else -1.
+
+    Those whose loss [B] is not finite, or all if it is the gradient alone.
+    """
+    bad = ~jnp.isfinite(loss)
+    return jnp.where(~finite & (bad | ~bad.any()), t, -1)
 
 
 def by_quarter(numbers: Examples, examples: Examples, num_timesteps: int) -> Metrics:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from ddpm_jax.config import Config
 from ddpm_jax.data import Source, ordered_batches
 from ddpm_jax.diffusion.process import Diffusion
 from ddpm_jax.models import Network, Params
-from ddpm_jax.parallel import batch_sharding
+from ddpm_jax.parallel import replicated, whole_to_mesh
 from ddpm_jax.training.objectives import make_objective
 from ddpm_jax.training.run import quarter_means
 from ddpm_jax.training.step import Metrics, by_quarter, low_res_of, to_model_range
@@ -35,7 +36,7 @@ def make_validator(
     num_timesteps = diffusion.schedule.num_timesteps
     objective = make_objective(config, diffusion, network)
 
-    @jax.jit
+    @partial(jax.jit, out_shardings=replicated(mesh))
     def sums(params: Params, batch: dict[str, jax.Array]) -> Metrics:
         x = to_model_range(batch["x"])
         key = jax.random.fold_in(jax.random.key(0), VALIDATION)
@@ -59,7 +60,7 @@ def make_validator(
             batch = {name: np.resize(a, (size, *a.shape[1:])) for name, a in batch.items()}
             batch["index"] = np.arange(first, first + size, dtype=np.int32)
             batch["real"] = (np.arange(size) < real).astype(np.float32)
-            found.append(sums(params, jax.device_put(batch, batch_sharding(mesh))))
+            found.append(sums(params, whole_to_mesh(batch, mesh)))
             first += real
         total: Any = jax.tree.map(lambda *parts: np.sum(parts, axis=0), *jax.device_get(found))
         weight = total["quarter_weight"]

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import subprocess
+import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +14,7 @@ from PIL import Image
 
 from ddpm_jax.config import DataConfig
 from ddpm_jax.data import Source, load_source, train_batches
+from ddpm_jax.data.folder import find_images
 from ddpm_jax.errors import UserError
 
 
@@ -48,6 +51,8 @@ def break_file(path: Path, how: str) -> None:
         path.write_bytes(content)
     elif how == "dangling link":
         path.symlink_to(path.parent / "nowhere.png")
+    elif how == "pipe":
+        os.mkfifo(path)
 
 
 def test_images_are_found_in_order_of_their_paths(tmp_path: Path) -> None:
@@ -78,8 +83,15 @@ def test_linked_folders_count_and_cycles_end(tmp_path: Path) -> None:
     root = tmp_path / "root"
     write(root / "a" / "1.png")
     (root / "b").symlink_to(tmp_path / "elsewhere")
+    (root / "c").symlink_to("a")  # beside what it is a link to
     (root / "a" / "loop").symlink_to(root)
-    assert load(root).class_names == ("a", "b")
+    assert find_images(root) == ["a/1.png", "b/1.png", "c/1.png"]
+    assert load(root).class_names == ("a", "b", "c")
+    # Each in the other: both ends are found, and no end of it.
+    (root / "a" / "loop").unlink()
+    (root / "a" / "there").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(root / "a")
+    assert find_images(root / "a") == ["1.png", "there/1.png"]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -97,7 +109,7 @@ def test_any_size_and_mode_becomes_the_channels_asked_for(tmp_path: Path, channe
 
 
 @pytest.mark.parametrize(
-    "how", ["truncated", "text", "empty", "other format", "bomb", "dangling link"]
+    "how", ["truncated", "text", "empty", "other format", "bomb", "dangling link", "pipe"]
 )
 def test_broken_image_is_named_once_and_replaced_by_the_next(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
@@ -129,6 +141,56 @@ def test_many_threads_name_a_broken_image_once(
     with caplog.at_level(logging.WARNING, "ddpm_jax"), ThreadPoolExecutor(8) as pool:
         labels = list(pool.map(lambda i: source.records[i % 2]["label"], range(64)))
     assert labels == [-1] * 64 and len(caplog.messages) == 1
+
+
+def test_a_folder_named_like_an_image_is_a_folder(tmp_path: Path) -> None:
+    write(tmp_path / "a.png")
+    (tmp_path / "b.png").mkdir()
+    assert find_images(tmp_path) == ["a.png"]
+
+
+def test_of_many_broken_images_the_first_ones_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "a.png", 1)
+    for i in range(30):
+        break_file(tmp_path / f"b{i}.png", "text")
+    source = load(tmp_path)
+    with caplog.at_level(logging.WARNING, "ddpm_jax"):
+        values(source)
+    assert len(source.broken) == 30
+    assert len(caplog.messages) == 21 and "more images are broken" in caplog.messages[-1]
+
+
+def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", 1)
+    for name in "bcd":  # 50 kB each, 400 million pixels
+        Image.new("1", (20_000, 20_000)).save(tmp_path / f"{name}.png")
+    script = f"""
+import resource
+from concurrent.futures import ThreadPoolExecutor
+from ddpm_jax.config import DataConfig
+from ddpm_jax.data import load_source
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+source = load_source(DataConfig(name="folder:{tmp_path}", image_size=8))
+before = peak()
+with ThreadPoolExecutor(4) as pool:
+    list(pool.map(source.records.__getitem__, range(4)))
+print(source.broken, peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    broken, more_mib = done.stdout.rsplit(" ", 1)
+    assert broken == "['b.png', 'c.png', 'd.png']" and float(more_mib) < 40
+
+
+def test_a_home_folder_that_does_not_exist_is_told(tmp_path: Path) -> None:
+    for settings in (
+        {"name": "folder:~nobody-of-that-name/images"},
+        {"name": "tfds:mnist", "dir": "~nobody-of-that-name"},
+        {"name": f"folder:{write(tmp_path / 'a.png').parent}", "labels": "~nobody-of-that-name/x"},
+    ):
+        with pytest.raises(UserError, match=r"~nobody-of-.*: there is no such home folder"):
+            load_source(DataConfig(**settings))
 
 
 def test_training_sees_the_good_images(tmp_path: Path) -> None:

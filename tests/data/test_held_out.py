@@ -50,6 +50,49 @@ def test_another_split_of_tfds_is_validated_on(tmp_path):
     assert len(kept) == 6 and len(held_out) == 3
 
 
+def write_splits(root, labels: dict[str, list[int]]) -> DataConfig:
+    label = tfds.features.ClassLabel(num_classes=2)
+    features = {"image": tfds.features.Image(shape=(8, 8, 3)), "label": label}
+    image = np.zeros((8, 8, 3), np.uint8)
+    splits = {
+        name: [{"image": image, "label": value} for value in values]
+        for name, values in labels.items()
+    }
+    write_tfds(root, "tiny", features, splits)
+    return DataConfig(name="tfds:tiny", dir=str(root), image_size=8)
+
+
+@pytest.mark.parametrize(
+    ("split", "held_out", "shared"),
+    [
+        ("train", "train", True),
+        ("train+test", "test", True),
+        ("test+train[:4]", "train[3:]", True),
+        ("train[:50%]", "train[50%:]", False),
+        ("train[2:4]", "train[:2]+train[4:]+test", False),
+    ],
+)
+def test_a_split_that_shares_examples_is_refused(tmp_path, split, held_out, shared):
+    data = write_splits(tmp_path, {"train": [0, 1] * 3, "test": [1] * 3})
+    data = dataclasses.replace(data, split=split, held_out=held_out)
+    source = load_source(data)
+    if not shared:
+        assert len(hold_out(source, data)[1]) > 0
+        return
+    with pytest.raises(UserError, match=r"shares examples with --data\.split .*; give another"):
+        hold_out(source, data)
+
+
+def test_a_wrong_split_is_named_as_the_one_held_out(tmp_path):
+    data = write_splits(tmp_path, {"train": [0, 1], "test": [-1, -1]})
+    source = load_source(data)
+    with pytest.raises(UserError, match=r"^data\.held_out is 'val', but the splits of .* train"):
+        hold_out(source, dataclasses.replace(data, held_out="val"))
+    message = r"--data\.held-out test: has no labels, but --data\.split train has 2 classes"
+    with pytest.raises(UserError, match=message):
+        hold_out(source, dataclasses.replace(data, held_out="test"))
+
+
 @pytest.mark.parametrize("held_out", ["test", "0%", "100%", "200%", "10"])
 def test_what_cannot_be_held_out_is_refused(held_out):
     data = dataclasses.replace(DIGITS, held_out=held_out)

@@ -12,6 +12,7 @@ from ddpm_jax.data import (
     Batches,
     CroppedRecords,
     Source,
+    batch_indices,
     centre_crop,
     first_images,
     load_source,
@@ -54,6 +55,17 @@ def assert_equal(got: Arrays, want: Arrays) -> None:
     for a, b in zip(got, want, strict=True):
         np.testing.assert_array_equal(a[0], b[0])
         np.testing.assert_array_equal(a[1], b[1])
+
+
+@pytest.mark.parametrize("step", [0, 3, 40])
+def test_the_records_of_a_batch_are_known_without_reading_them(step: int) -> None:
+    told = batch_indices(50, 8, seed=3, step=step)
+    for processes in (1, 2):
+        parts = [
+            take(train_batches(source(), DATA, 8, 3, step, process, processes), 1)[0][1]
+            for process in range(processes)
+        ]
+        np.testing.assert_array_equal(np.concatenate(parts), told)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -13,9 +14,10 @@ import pytest
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
-from ddpm_jax.config import DataConfig
+from ddpm_jax.config import Config, DataConfig, ModelConfig
 from ddpm_jax.data import Source, load_source, prepare
 from ddpm_jax.errors import UserError
+from ddpm_jax.training.run import check_labels
 from tests.tiny_tfds import write_tfds
 
 LABELLED = {
@@ -104,6 +106,24 @@ def test_unlabelled_set(tmp_path: Path) -> None:
     source = load(tmp_path)
     assert source.num_classes == 0 and source.class_names == ()
     assert source.records[0]["label"] == -1
+
+
+def test_hidden_labels_are_none(tmp_path: Path) -> None:
+    image = np.zeros((6, 6, 3), np.uint8)
+    labels = {"train": [0, 1], "test": [-1, -1], "holes": [0, -1, 1]}
+    splits = {
+        split: [{"id": b"", "image": image, "label": label} for label in few]
+        for split, few in labels.items()
+    }
+    write_tfds(tmp_path, "tiny", LABELLED, splits)
+    for split in ("test", "train+test"):
+        source = load(tmp_path, split=split)
+        assert source.num_classes == 0 and source.records[0]["label"] == -1
+        with pytest.raises(UserError, match=rf"tiny \(split {re.escape(split)}\) has no labels"):
+            data = DataConfig(name="tfds:tiny", split=split)
+            check_labels(Config(data=data, model=ModelConfig(num_classes=2)), source.num_classes)
+    with pytest.raises(UserError, match=r"record 1 of tfds:tiny has no label; choose another"):
+        load(tmp_path, split="holes").records[1]
 
 
 def test_images_without_a_fixed_channel_count_are_converted(tmp_path: Path) -> None:
@@ -218,11 +238,33 @@ def test_prepare_writes_array_record(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "-1"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        AssertionError("Dataset tiny cannot be loaded at version 9.9.9, only: 1.0.0."),
+        AssertionError("tiny/1.0.0 requires manual download of\n  archives:\n\nby hand"),
+        ConnectionError("no network"),
+    ],
+)
+def test_what_tfds_cannot_prepare_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def builder(name: str, **_: Any) -> None:
+        raise error
+
+    monkeypatch.setitem(sys.modules, "tensorflow", type(sys)("tensorflow"))
+    monkeypatch.setattr(tfds, "builder", builder)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # put back afterwards
+    with pytest.raises(UserError) as told:
+        prepare.main(["tiny"])
+    assert str(told.value) == f"TFDS cannot prepare tiny: {' '.join(str(error).split())}"
+
+
 def test_reading_imports_no_tensorflow_and_prints_nothing(tmp_path: Path) -> None:
     write_set(tmp_path)
     code = f"""
 import sys
-from ddpm_jax.config import DataConfig
+from ddpm_jax.config import Config, DataConfig, ModelConfig
 from ddpm_jax.data import load_source, train_batches
 data = DataConfig(name="tfds:tiny", dir={str(tmp_path)!r}, image_size=4, channels=3)
 with train_batches(load_source(data), data, 4, seed=0) as batches:

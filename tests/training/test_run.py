@@ -10,10 +10,13 @@ import pytest
 from ddpm_jax.config import Config, ModelConfig, TrainConfig
 from ddpm_jax.errors import RunError, UserError
 from ddpm_jax.training import run
+from ddpm_jax.training.metrics import MetricsLog, read_records
 
 
-def metrics(loss: float = 1.0, skipped: int = 0) -> dict:
+def metrics(loss: float = 1.0, skipped: int = 0, step: int = 0) -> dict:
     return {
+        "step": jnp.asarray(step),
+        "suspect_t": jnp.array([-1, 17 if skipped else -1]),
         "loss": jnp.asarray(loss),
         "grad_norm": jnp.asarray(2.0),
         "learning_rate": jnp.asarray(0.1),
@@ -23,8 +26,13 @@ def metrics(loss: float = 1.0, skipped: int = 0) -> dict:
     }
 
 
-def window(seconds: list[float], **settings) -> run.Window:
-    return run.Window(TrainConfig(batch_size=8, **settings), clock=iter(seconds).__next__)
+def window(seconds: list[float], reported: list | None = None, **settings) -> run.Window:
+    def report(step, suspect_t):
+        if reported is not None:
+            reported.append((step, suspect_t.tolist()))
+
+    config = TrainConfig(batch_size=8, **settings)
+    return run.Window(config, iter(seconds).__next__, report)
 
 
 def test_things_are_due_at_their_steps_and_at_the_end():
@@ -98,6 +106,40 @@ def test_skipped_steps_stop_a_run_that_logs_nothing():
     with pytest.raises(RunError, match="in a row"):
         for step in range(1, 200):
             log.add(metrics(skipped=step))
+
+
+@pytest.mark.parametrize("log_every", [0, 1000])
+def test_every_skipped_step_is_reported_once_even_if_nothing_is_logged(log_every):
+    reported = []
+    log = window([0.0, 1.0, 1.0], reported, log_every_steps=log_every)
+    skipped = {1, 99, 100, 101, 200, 205}
+    for step in range(1, 211):
+        log.add(metrics(skipped=int(step in skipped), step=step))
+    assert [step for step, _ in reported] == [1, 99, 100, 101, 200]
+    assert log.close()["skipped_steps"] == (6 if log_every else 1)
+    assert reported == [(step, [-1, 17]) for step in sorted(skipped)]
+
+
+def test_skipped_steps_are_reported_before_they_stop_the_run():
+    reported = []
+    log = window([0.0, 1.0], reported, max_skipped_steps=2)
+    for n in (1, 2):
+        log.add(metrics(skipped=n, step=n))
+    with pytest.raises(RunError):
+        log.close()
+    assert [step for step, _ in reported] == [1, 2]
+
+
+def test_the_steps_of_a_run_that_stops_are_logged(tmp_path):
+    config = TrainConfig(log_every_steps=10)
+    log = window([0.0, 1.0, 1.0])
+    with MetricsLog(tmp_path, 0) as file:
+        run.log_rest(file, 3, log, config)  # nothing is left to log
+        log.add(metrics(2.0))
+        run.log_rest(file, 3, log, dataclasses.replace(config, log_every_steps=0))
+        run.log_rest(file, 3, log, config)
+    (line,) = read_records(tmp_path / "metrics.jsonl")
+    assert line["step"] == 3 and line["loss"] == 2.0
 
 
 def test_a_run_folder_belongs_to_one_config(tmp_path):

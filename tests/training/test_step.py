@@ -28,7 +28,7 @@ from ddpm_jax.training.state import (
     learning_rate,
     make_optimizer,
 )
-from ddpm_jax.training.step import make_train_step, to_model_range
+from ddpm_jax.training.step import make_train_step, suspects, to_model_range
 from tests.models.helpers import random_params
 
 CONFIG = Config(
@@ -191,6 +191,14 @@ def test_a_non_finite_step_is_skipped_and_counted():
     good = batch_of(0) | {"label": np.zeros(16, np.int32)}
     state, metrics = step(state, parallel.to_mesh(good, mesh))
     assert metrics["skipped"] == 0 and state.params["w"] != before.params["w"]
+
+
+def test_the_examples_that_spoilt_a_step_are_told_by_their_t():
+    t, good = jnp.array([5, 7, 9]), jnp.ones(3)
+    bad = jnp.array([1.0, jnp.inf, jnp.nan])
+    assert suspects(t, bad, jnp.asarray(False)).tolist() == [-1, 7, 9]
+    assert suspects(t, good, jnp.asarray(False)).tolist() == [5, 7, 9]  # it was the gradient
+    assert suspects(t, good, jnp.asarray(True)).tolist() == [-1, -1, -1]
 
 
 def test_each_average_follows_its_decay_and_warms_up():

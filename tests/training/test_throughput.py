@@ -77,7 +77,7 @@ def test_without_cpus_there_are_no_rates(monkeypatch):
     def none(backend: str) -> list:
         raise RuntimeError(f"unknown backend {backend}")
 
-    monkeypatch.setattr(jax, "local_devices", none)
     config = mlp(8)
     mesh = parallel.make_mesh(ParallelConfig(data=1), 8)
+    monkeypatch.setattr(jax, "local_devices", none)
     assert throughput.make_rates(config, build_network(config), mesh)(100) == {}

@@ -1,0 +1,151 @@
+"""SIGTERM and SIGINT end a script at a safe point, with an exit code that says: run it again.
+
+A signal raises `Interrupted` where Python is, as Ctrl-C raises KeyboardInterrupt, or as soon as a
+compilation hands control back. That is safe wherever files appear whole or not at all. Inside of
+`held()`, where there is more to lose, it waits for the next `check()`. A second signal ends the
+process at once, also amid a compilation; no file that was whole is lost by that.
+"""
+
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ParamSpec
+
+P = ParamSpec("P")
+
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: not done, and to be run again
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+AGREE_EVERY_STEPS = 10  # between looks at the other processes, which wait for each other there
+PATIENCE_SECONDS = 3.0  # before somebody at a terminal is told what is waited for
+
+_received: int = 0  # the signal, once there was one
+_holding = False
+
+
+class Interrupted(BaseException):
+    """A signal came. `str()` names it, and says what was `done` about it.
+
+    No `Exception`, so that nothing that handles errors takes it for one.
+    """
+
+    def __init__(self, signum: int, done: str = "") -> None:
+        super().__init__(f"{signal.Signals(signum).name}{done and ' '}{done}")
+        self.signum = signum
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Signals raise `Interrupted` in the block, which runs in the main thread or hears none.
+
+    One that the parent told us to ignore, as `nohup` and a shell's `&` do, stays ignored.
+    """
+    global _received, _holding
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _received, _holding = 0, False
+    heard = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
+    # Python runs its handlers in the main thread, once XLA has given it back. The bytes that it
+    # writes to this pipe, one a signal, reach another thread at once.
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    old_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    old = {signum: signal.signal(signum, _handle) for signum in heard}
+    watch = threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        _holding = True  # nobody is left to catch it
+        for signum, handler in old.items():
+            signal.signal(signum, handler)
+        signal.set_wakeup_fd(old_writer)
+        os.close(writer)  # ends the thread
+        watch.join()
+        os.close(reader)
+
+
+@contextmanager
+def held(on_stop: Callable[[], str] | None = None) -> Iterator[None]:
+    """In the block a signal waits for `check()` or for its end.
+
+    `on_stop()` then saves what there is to save, and says what it did for the line that the script
+    ends with.
+    """
+    global _holding
+    before, _holding = _holding, True
+    try:
+        yield
+        check()
+    except Interrupted as stop:
+        raise Interrupted(stop.signum, on_stop() if on_stop else "") from None
+    finally:
+        _holding = before
+
+
+def check() -> None:
+    """A safe point: raises `Interrupted` if a signal came.
+
+    Not where several processes work together, which would wait for this one: see `check_together`.
+    """
+    if _received and not _several_processes():
+        raise Interrupted(_received)
+
+
+def check_together(step: int) -> None:
+    """A safe point after `step`, which every process passes: all raise `Interrupted`, or none.
+
+    Alone, a process asks no device. Several compare notes every AGREE_EVERY_STEPS.
+    """
+    if not _several_processes():
+        check()
+    elif step % AGREE_EVERY_STEPS == 0:
+        import numpy as np
+        from jax.experimental import multihost_utils
+
+        if signum := int(multihost_utils.process_allgather(np.int32(_received)).max()):
+            raise Interrupted(signum)
+
+
+def checked(function: Callable[P, object]) -> Callable[P, None]:
+    """`function` with a safe point behind it, such as the `update` of a progress bar."""
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> None:
+        function(*args, **kwargs)
+        check()
+
+    return call
+
+
+def _several_processes() -> bool:
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.process_count() > 1
+
+
+def _handle(signum: int, _: object) -> None:
+    global _received
+    first, _received = not _received, _received or signum
+    if first and not _holding:
+        raise Interrupted(signum)
+
+
+def _watch(reader: int) -> None:
+    """Ends the process at the second signal; tells of the first if it takes long."""
+    if not _signal(reader):
+        return
+    if not select.select([reader], [], [], PATIENCE_SECONDS)[0]:
+        print("stops at the next safe point; once more to stop at once", file=sys.stderr)
+    if _signal(reader):
+        os._exit(EXIT_CODE)
+
+
+def _signal(reader: int) -> bool:
+    """Waits for a signal of ours; False if there will be none."""
+    while byte := os.read(reader, 1):
+        if byte[0] in SIGNALS:
+            return True
+    return False

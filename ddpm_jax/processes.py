@@ -1,0 +1,206 @@
+"""Several processes as one program: how they find each other, agree, and end together.
+
+Each process runs the same script and drives its own devices. What one of them decides from files or
+from a clock the others must learn, for all have to run the same programs in the same order. A
+process alone pays nothing: it contacts nobody and waits for nothing.
+"""
+
+import os
+import pickle
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from ddpm_jax.errors import UserError
+
+T = TypeVar("T")
+
+ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+# What only a launcher's processes have in their environment, and where it says how many they are.
+LAUNCHERS = {
+    "OMPI_MCA_orte_hnp_uri": "OMPI_COMM_WORLD_SIZE",
+    "SLURM_STEP_NODELIST": "SLURM_NTASKS",
+}
+JOIN_SECONDS = 300  # until all processes must have started
+LEAVE_SECONDS = 10  # that a process which failed waits for the others to fail in the same way
+
+
+def join(environ: Mapping[str, str] = os.environ) -> None:
+    """Makes this process one of several, if its environment says so; before JAX's first use.
+
+    That is: JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID;
+    or `srun`, `mpirun` or a TPU pod, where JAX finds the others by itself and any of the three
+    takes precedence. JAX_NUM_PROCESSES=1 is a process alone. From then on only the first process
+    writes to stdout.
+
+    Raises:
+      UserError: the variables make no sense, or no service can be started at the address. If not
+        all processes come within JOIN_SECONDS, the same in one line and exit code 2.
+    """
+    known = arguments(environ)
+    if known is None:
+        return
+    # JAX aborts with a stack trace when it gives up: we are a little faster, and say it in a line.
+    index, at = known.get("process_id", ""), known.get("coordinator_address", "their first")
+    watchdog = threading.Timer(
+        JOIN_SECONDS,
+        _leave,
+        (
+            2,
+            f"error: process {index} waited {JOIN_SECONDS} s in vain for all the others to meet at "
+            f"{at}: start them all, with the same {ADDRESS} and {COUNT}\n",
+        ),
+    )
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        jax.distributed.initialize(**known, initialization_timeout=JOIN_SECONDS + 30)
+    except (ValueError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"the processes cannot meet at {at}: {reason}; is its port free?"
+        ) from error
+    finally:
+        watchdog.cancel()
+    if not is_first():
+        sys.stdout.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that C++ is quiet too
+
+
+def arguments(environ: Mapping[str, str]) -> dict[str, Any] | None:
+    """What `jax.distributed.initialize` is to be told; None for a process alone.
+
+    Raises UserError for variables that make no sense.
+    """
+    given = {name: environ[name] for name in (ADDRESS, COUNT, INDEX) if environ.get(name)}
+    count, index = (_number(given, name) for name in (COUNT, INDEX))
+    if count == 1 or not (given or _launched(environ)):
+        return None
+    missing = [name for name in (ADDRESS, COUNT, INDEX) if name not in given]
+    if missing and not _launched(environ):
+        raise UserError(
+            f"{' and '.join(given)} set, but not {' and '.join(missing)}: several processes need "
+            f"all three, host:port of the first, their number and 0, 1, ...; a single one, none"
+        )
+    known: dict[str, Any] = {}
+    if ADDRESS in given:
+        host, _, port = given[ADDRESS].rpartition(":")
+        if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+            raise UserError(
+                f"{ADDRESS}={given[ADDRESS]}: must be host:port of the first process, as in "
+                "10.0.0.1:1234"
+            )
+        known["coordinator_address"] = given[ADDRESS]
+    if count is not None:
+        known["num_processes"] = count
+    if index is not None:
+        known["process_id"] = index
+    if not missing and not _launched(environ):
+        known["cluster_detection_method"] = "deactivate"
+    return known
+
+
+def _number(given: Mapping[str, str], name: str) -> int | None:
+    """JAX_NUM_PROCESSES or JAX_PROCESS_ID as a number; raises UserError."""
+    if name not in given:
+        return None
+    value = int(given[name]) if given[name].isdecimal() else -1
+    least = 1 if name == COUNT else 0
+    if value < least:
+        raise UserError(f"{name}={given[name]}: must be a number from {least}")
+    count = given.get(COUNT, "")
+    if name == INDEX and count.isdecimal() and value >= int(count):
+        raise UserError(f"{name}={value}: must be below {COUNT}, {count}")
+    return value
+
+
+def _launched(environ: Mapping[str, str]) -> bool:
+    """Whether a launcher started several processes, which JAX then finds by itself."""
+    for mark, count in LAUNCHERS.items():
+        if mark in environ:
+            return environ.get(count, "1") != "1"
+    if "tpu" not in (jax.config.jax_platforms or "").split(","):  # importing JAX sets it on a TPU
+        return False
+    hosts = environ.get("TPU_PROCESS_ADDRESSES", environ.get("TPU_WORKER_HOSTNAMES"))
+    if hosts is not None:
+        return "," in hosts or environ.get("MEGASCALE_NUM_SLICES", "1") != "1"
+    return "TPU_SKIP_MDS_QUERY" not in environ  # a Cloud TPU VM: JAX asks its metadata server
+
+
+def is_first() -> bool:
+    """Whether this process prints and writes what the run needs once; true of a process alone."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def by_first(make: Callable[[], T]) -> T:
+    """What `make()` returns or raises in the first process, in every process.
+
+    For whatever depends on files or time. The value goes through pickle.
+    """
+    if not jax.distributed.is_initialized():
+        return make()
+    outcome: tuple[Any, Exception | None] = None, None
+    if is_first():
+        try:
+            outcome = make(), None
+        except Exception as error:
+            outcome = None, _picklable(error)
+    value, error = from_all(outcome)[0]
+    if error is not None:
+        raise error
+    return value
+
+
+def from_all(value: T) -> list[T]:
+    """The values of all processes, in their order. They go through pickle."""
+    if not jax.distributed.is_initialized():
+        return [value]
+    text = np.frombuffer(pickle.dumps(value), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(len(text), np.int32)).ravel()
+    # A power of two, so that few programs are compiled; of integers that every device can send.
+    room = max(2 ** int(sizes.max() - 1).bit_length(), 4)
+    padded = np.resize(text, room).view(np.int32)
+    texts = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(sizes), -1)
+    each = (row.view(np.uint8)[:size] for row, size in zip(texts, sizes, strict=True))
+    return [pickle.loads(row.tobytes()) for row in each]
+
+
+def _picklable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+@contextmanager
+def ending_together() -> Iterator[None]:
+    """Around a script: a process that fails does not wait for others that may never end.
+
+    At its exit JAX waits for all processes. Those that failed too get there at once; the others
+    hang in a program that needs this one. After LEAVE_SECONDS it ends all the same, and JAX ends
+    the others once it misses it: at once, or within 100 s.
+    """
+    try:
+        yield
+    except BaseException as error:
+        code = error.code if isinstance(error, SystemExit) else 1
+        if code and jax.distributed.is_initialized():
+            timer = threading.Timer(LEAVE_SECONDS, _leave, (code,))
+            timer.daemon = True
+            timer.start()
+        raise
+
+
+def _leave(code: Any, message: str = "") -> None:
+    """Ends the process without JAX's farewell."""
+    sys.stderr.write(message)
+    sys.stderr.flush()
+    sys.stdout.flush()
+    os._exit(code if isinstance(code, int) else 1)

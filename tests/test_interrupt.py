@@ -1,0 +1,202 @@
+"""SIGTERM and SIGINT: a stop at any moment loses nothing, and exits with the code for it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sample
+import train
+from ddpm_jax import checkpoint, interrupt
+from ddpm_jax.errors import run_script
+from ddpm_jax.training import run, validation
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# hashlib holds the main thread as XLA's compiler does: signals wait, other threads run.
+BUSY = """import hashlib, threading
+threading.Timer(0.3, lambda: print("ready", flush=True)).start()
+hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)"""
+
+
+def script(body: str) -> subprocess.Popen:
+    """A process that prints "ready" when it is to be stopped; `body` is its main function."""
+    lines = [f"    {line}" for line in body.splitlines()]
+    code = "\n".join(
+        [
+            "import time",
+            "from ddpm_jax import interrupt",
+            "from ddpm_jax.errors import run_script",
+            "def main():",
+            *lines,
+            "run_script(main)",
+        ]
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n", process.stderr.read()
+    return process
+
+
+@pytest.mark.parametrize("signum", interrupt.SIGNALS)
+def test_a_signal_ends_a_script_where_it_is_in_one_line(signum):
+    process = script("print('ready', flush=True)\ntime.sleep(60)")
+    process.send_signal(signum)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == interrupt.EXIT_CODE == 75
+    assert stderr == f"stopped by {signum.name}; the same command goes on\n"
+
+
+@pytest.mark.parametrize("end", ["interrupt.check()", ""])
+def test_a_signal_waits_for_a_safe_point_or_for_the_end_of_the_block(end):
+    process = script(f"""with interrupt.held(lambda: "after a save"):
+    print('ready', flush=True)
+    while not interrupt._received:
+        time.sleep(0.001)
+    print('saved', flush=True)
+    {end}
+    {"print('too late')" if end else ""}
+print('too late')""")
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 75 and stdout == "saved\n"
+    assert stderr == "stopped by SIGTERM after a save; the same command goes on\n"
+
+
+@pytest.mark.parametrize("second", interrupt.SIGNALS)
+def test_a_second_signal_ends_even_what_python_cannot_interrupt(second):
+    process = script(BUSY)
+    process.send_signal(signal.SIGINT)
+    assert "once more to stop at once" in process.stderr.readline()
+    assert process.poll() is None
+    process.send_signal(second)
+    assert process.wait(timeout=60) == 75
+
+
+def test_a_signal_that_the_parent_ignores_stays_ignored():
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import signal; signal.signal(2, signal.SIG_IGN)\n" + IGNORES],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[0] == "went on\n" and process.returncode == 0
+
+
+IGNORES = """
+import time
+from ddpm_jax.errors import run_script
+def main():
+    print("ready", flush=True)
+    time.sleep(0.5)
+    print("went on")
+run_script(main)
+"""
+
+
+def test_handlers_are_those_of_before_afterwards():
+    before = [signal.getsignal(signum) for signum in interrupt.SIGNALS]
+    with pytest.raises(SystemExit) as end:
+        run_script(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert end.value.code == 75
+    assert [signal.getsignal(signum) for signum in interrupt.SIGNALS] == before
+    run_script(interrupt.check)  # the signal is over, too
+
+
+def signal_within(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int = 1
+) -> pytest.MonkeyPatch:
+    """Has a function of the project receive SIGTERM when it is called for that time."""
+    function, calls = getattr(owner, name), []
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        calls.append(None)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, wrapper)
+
+
+def start(main: Callable[[], None], arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
+    try:
+        run_script(main)
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def lines(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+MORE = """
+--data.held-out 5% --train.validate-every-steps 2 --train.early-stop-validations 9
+--train.sample-every-steps 3 --train.checkpoint-every-steps 0 --sample.steps 5
+""".split()
+
+
+def test_a_run_stopped_at_any_moment_ends_as_if_undisturbed(
+    tmp_path, tiny_options, monkeypatch, capsys
+):
+    def train_in(name: str, *within: Any) -> tuple[int, str]:
+        with monkeypatch.context() as patch:
+            if within:
+                signal_within(patch, *within)
+            code = start(
+                train.main, ["--workdir", str(tmp_path / name), *tiny_options, *MORE], patch
+            )
+        return code, capsys.readouterr().err
+
+    assert train_in("whole")[0] == 0
+    stopped = tmp_path / "stopped"
+    for within, step in [
+        ((run, "claim"), None),  # before there is anything to save
+        ((train, "make_train_step"), None),
+        ((train.parallel, "to_mesh"), 1),  # before the first step compiles
+        ((validation.EarlyStop, "add"), 2),
+        ((run, "picture_inputs"), 3),
+        ((run, "picture_inputs"), 3),  # it is drawn again
+        ((train.parallel, "to_mesh", 2), 5),
+        ((checkpoint.Checkpoints, "save"), 6),
+    ]:
+        code, stderr = train_in("stopped", *within)
+        where = f" after step {step}, saved" if step else ""
+        assert code == 75 and f"stopped by SIGTERM{where}; the same command goes on" in stderr
+        if step:
+            assert (stopped / "checkpoints" / str(step)).exists()
+        if step == 3:
+            assert not (stopped / "samples" / "step_00000003.png").exists()
+    assert train_in("stopped")[0] == 0
+
+    *ours, our_end = lines(stopped)
+    *theirs, their_end = lines(tmp_path / "whole")
+    assert our_end == their_end
+    assert [r for r in ours if "held_out_loss" in r] == [r for r in theirs if "held_out_loss" in r]
+    # Steps that a stop had not logged yet have a line of their own.
+    assert [r["step"] for r in ours if "loss" in r] == [1, 2, 3, 4, 5, 6]
+    for name in ("samples/step_00000003.png", "samples/step_00000006.png"):
+        assert (stopped / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_sampling_stops_too(tiny_run, tmp_path, monkeypatch, capsys):
+    arguments = ["--workdir", str(tiny_run), "--num", "4", "--out", str(tmp_path / "drawn")]
+    with monkeypatch.context() as patch:
+        signal_within(patch, sample.outputs, "save_arrays")
+        assert start(sample.main, arguments, patch) == 75
+    assert "stopped by SIGTERM; the same command goes on" in capsys.readouterr().err
+    assert start(sample.main, arguments, monkeypatch) == 0

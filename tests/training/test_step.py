@@ -19,6 +19,7 @@ from ddpm_jax.config import (
     TrainConfig,
 )
 from ddpm_jax.diffusion import build_diffusion
+from ddpm_jax.digest import sha256
 from ddpm_jax.models import Network, build_network
 from ddpm_jax.training.state import (
     TrainState,
@@ -26,7 +27,6 @@ from ddpm_jax.training.state import (
     init_state,
     learning_rate,
     make_optimizer,
-    sha256,
 )
 from ddpm_jax.training.step import make_train_step, suspects, to_model_range
 

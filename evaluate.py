@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ddpm_jax import cli, config_json, data, parallel, parts
+from ddpm_jax import cli, config_json, data, parallel, parts, processes
 from ddpm_jax.config import ParallelConfig, check
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.errors import UserError, run_script
@@ -26,9 +26,7 @@ class Args:
     workdir: Path  # the run folder that train.py wrote
     metrics: Literal["bpd"] = "bpd"  # bpd: the variational bound, in bits per dimension
     checkpoint: int | None = None  # step of the checkpoint; None: the newest
-    ema: float | None = (
-        None  # rate of the averaged weights; 0: those being trained; None: the usual
-    )
+    ema: float | None = None  # rate of the averaged weights; 0: those being trained
     split: str | None = None  # of the data, as in --data.split; None: that of training
     num: int = 0  # how many examples, from the first; 0: all
     steps: str = ""  # length of the chain, as in sample.py; "": all of it
@@ -66,6 +64,7 @@ def main() -> None:
 
     # Devices, data, model, weights
     parallel.use_every_core()
+    processes.join()
     mesh = parallel.make_mesh(ParallelConfig(), args.batch_size)
     source = data.load_source(settings)
     check_labels(replace(config, data=settings), source.num_classes)
@@ -87,14 +86,16 @@ def main() -> None:
     told = [args.steps or None, settings_of_results["weights"]]
     name = "_".join(["bpd", settings.split, f"{loaded.step:08d}", *filter(None, told)])
     out = args.out or args.workdir / "evaluation" / name
-    parts.claim(out, settings_of_results)
+    processes.by_first(lambda: parts.claim(out, settings_of_results))
     with progress(num, 0, "example", f"step {loaded.step}") as bar:
         found = bits_per_dimension.evaluate(
             bound, loaded.items["ema"], source, settings, num, args.batch_size, out, bar.update
         )
     timesteps = build_diffusion(config.diffusion, args.steps).schedule.timestep_map
-    print(bits_per_dimension.report(found, timesteps, out))
+    if processes.is_first():
+        print(bits_per_dimension.report(found, timesteps, out))
 
 
 if __name__ == "__main__":
-    run_script(main)
+    with processes.ending_together():
+        run_script(main)

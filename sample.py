@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ddpm_jax import cli, data, outputs, parallel
+from ddpm_jax import cli, data, outputs, parallel, processes
 from ddpm_jax.data.low_res import read_low_res
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.errors import UserError, run_script
@@ -103,6 +103,7 @@ def main() -> None:
 
     # Devices and weights: all of them before the first chain, for that may take hours
     parallel.use_every_core()
+    processes.join()
     models = [
         stages.load_stage(
             workdir,
@@ -114,18 +115,21 @@ def main() -> None:
         for workdir, config in runs
     ]
     out = args.out or args.workdir / "drawn"
-    outputs.make_folder(out, args.low_res)
+    processes.by_first(lambda: outputs.make_folder(out, args.low_res))
 
     # The chains
     for model, told in zip(models, labels, strict=True):
         with progress(num * rows, 0, "sample", f"step {model.step}") as bar:
             drawn = model.draw(args.seed, told, bar.update, low_res, parts=out / outputs.UNFINISHED)
         if model is not models[-1]:
-            outputs.save_arrays(drawn, out / "base")
             low_res = drawn.x
+            if processes.is_first():
+                outputs.save_arrays(drawn, out / "base")
     drawn = drawn._replace(scales=guide.scales)
 
     # Files: points lie over those of the data
+    if not processes.is_first():
+        return
     points = last.data.name == "s_curve"
     reference = data.load_source(last.data).points if points else None
     outputs.save_samples(drawn, out, reference, classes[-1], low_res)
@@ -137,4 +141,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    with processes.ending_together():
+        run_script(main)

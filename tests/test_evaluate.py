@@ -80,15 +80,18 @@ def test_an_evaluation_killed_at_any_moment_goes_on_where_it_was(tiny_run, tmp_p
         )
 
     out = tmp_path / "killed"
-    process = start(out)
-    deadline = time.monotonic() + 240
-    while len(list(out.glob("parts/*.npz"))) < 3:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    for signum, code, parts in ((signal.SIGKILL, -signal.SIGKILL, 3), (signal.SIGTERM, 75, 6)):
+        process = start(out)
+        deadline = time.monotonic() + 240
+        while len(list(out.glob("parts/*.npz"))) < parts:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.001)
+        process.send_signal(signum)
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == code
+    assert output.endswith(b"stopped by SIGTERM; the same command goes on\n")
     before = {path: path.stat().st_mtime_ns for path in out.glob("parts/*.npz")}
-    assert 3 <= len(before) < 64 and not (out / "bpd.json").exists()
+    assert 6 <= len(before) < 64 and not (out / "bpd.json").exists()
 
     for folder in (out, tmp_path / "undisturbed"):
         process = start(folder)

@@ -15,14 +15,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ddpm_jax import visual
+from ddpm_jax import processes, visual
 from ddpm_jax.config import Config, DataConfig
 from ddpm_jax.data import Source, ordered_batches
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.diffusion.likelihood import Bound, variational_bound
 from ddpm_jax.files import replacing
 from ddpm_jax.models import Network, Params
-from ddpm_jax.parallel import batch_sharding
+from ddpm_jax.parallel import to_host, whole_to_mesh
 from ddpm_jax.parts import read_part, save_part
 from ddpm_jax.training.step import low_res_of, to_model_range
 
@@ -69,14 +69,14 @@ def make_bound(
     def bound(
         params: Params, batch: Batch, on_progress: Callable[[float], None] | None = None
     ) -> Bound:
-        batch = jax.device_put(batch, batch_sharding(mesh))
+        batch = whole_to_mesh(batch, mesh)
         found = []
         for timesteps in parts:
             found.append(bound_at(params, batch, timesteps))
             if on_progress is not None and len(found) > 1:  # one part behind: no waiting
                 jax.block_until_ready(found[-2])
                 on_progress(1 / count)
-        found = jax.device_get(found)
+        found = to_host(found)
         if on_progress is not None:
             on_progress(1 / count)
         terms = {
@@ -107,7 +107,7 @@ def evaluate(
     for batch in ordered_batches(source, data, batch_size, num):
         real = len(batch["x"])
         path = out / "parts" / f"{first:08d}_{real}.npz"
-        part = read_part(path, Bound._fields)
+        part = processes.by_first(partial(read_part, path, Bound._fields))
         if part is None:
             filled = {
                 name: np.resize(value, (batch_size, *value.shape[1:]))
@@ -116,7 +116,8 @@ def evaluate(
             filled["index"] = np.arange(first, first + batch_size, dtype=np.int32)
             part = bound(params, filled, partial(_tell, on_progress, real))
             part = {name: values[:real] for name, values in part._asdict().items()}
-            save_part(path, part)
+            if processes.is_first():
+                save_part(path, part)
         else:
             on_progress(real)
         found.append(Bound(**part))

@@ -1,0 +1,356 @@
+"""Kills a training run again and again, at random moments, and checks that nothing was lost.
+
+    python benchmarks/chaos.py                 # 30 kills on one mesh, 10 on changing ones; minutes
+    python benchmarks/chaos.py --kills 5 --elsewhere 2 --write False
+    python benchmarks/chaos.py --processes 2   # every run as two processes that share the mesh
+
+Each start of the run is ended by SIGKILL, SIGTERM or SIGINT: soon after it began, amid steps, amid
+a picture, or while a checkpoint is half-written. After each the next start must resume from the
+newest whole checkpoint, after a signal that can be heard from the very step that it said it saved.
+On one mesh (2 x 2, of 4 to 8 devices) the run must end with the digests of an undisturbed one; on
+changing meshes with the same parameters up to rounding. Writes a table into docs/reliability.md and
+the numbers into benchmarks/results/chaos.json.
+"""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from ddpm_jax import checkpoint, cli, config_json, parallel
+from ddpm_jax.config import ParallelConfig
+from ddpm_jax.interrupt import EXIT_CODE
+from ddpm_jax.models import build_network
+from ddpm_jax.training.state import init_state, make_optimizer
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "reliability.md"
+RESULTS = ROOT / "benchmarks" / "results" / "chaos.json"
+STEPS_PER_KILL = 12  # more than a kill lets pass, so that the run outlasts them all
+CHECKPOINT_STEPS, PICTURE_STEPS = 5, 8
+# A small network that all devices share, without the parameters whose true gradient is 0 (keys'
+# biases; biases before a norm of one channel): Adam makes steps of the rounding errors there.
+OPTIONS = f"""
+--model.channels 48 --model.norm-groups 8 --model.channel-mult 1 --model.num-res-blocks 1
+--model.dropout 0.1 --diffusion.timesteps 50 --train.batch-size 8 --train.log-every-steps 1
+--train.checkpoint-every-steps {CHECKPOINT_STEPS} --train.sample-every-steps {PICTURE_STEPS}
+--sample.steps 20 --sample.num 8 --sample.batch-size 8 --model.attention-resolutions
+""".split()
+LIMIT_SECONDS = 600  # for anything to happen
+
+
+class Mesh(NamedTuple):
+    """How a start of the run is laid out."""
+
+    data: int
+    fsdp: int
+    devices: int  # there are as many, of which data * fsdp are used
+
+
+SAME = [Mesh(2, 2, devices) for devices in (4, 6, 8)]
+OTHERS = [Mesh(1, 1, 1), Mesh(2, 1, 2), Mesh(8, 1, 8), Mesh(1, 2, 4), Mesh(1, 4, 4), Mesh(2, 4, 8)]
+SIGNALS = [signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
+
+
+@dataclass(frozen=True)
+class Args:
+    kills: int = 30  # on one mesh
+    elsewhere: int = 10  # on changing meshes
+    seed: int = 0  # of signals, moments and meshes
+    processes: int = 1  # that share the devices; those of a mesh must be a multiple
+    out: Path | None = None  # folder for the runs; None: a temporary one
+    write: bool = True  # the table and the numbers into this repository
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One end of the run, and what came of it."""
+
+    mesh: Mesh
+    signal: str
+    moment: str
+    logged: int  # the last step in the log
+    whole: int  # the newest whole checkpoint when all was over
+    exit_code: int
+    seconds: float  # from the signal to the end
+
+
+class Run:
+    """A run folder, and the processes that work on it."""
+
+    def __init__(self, workdir: Path, steps: int, processes: int) -> None:
+        self.workdir, self._steps, self._count = workdir, steps, processes
+        self._output = workdir.with_suffix(".out")
+        self._processes: list[subprocess.Popen] = []
+
+    def start(self, mesh: Mesh) -> None:
+        """Starts train.py on a mesh; its output goes to a file, for a full pipe would block."""
+        command = [sys.executable, "train.py", "--workdir", str(self.workdir), *OPTIONS]
+        command += ["--train.steps", str(self._steps)]
+        command += ["--parallel.data", str(mesh.data), "--parallel.fsdp", str(mesh.fsdp)]
+        self._output.parent.mkdir(parents=True, exist_ok=True)
+        with self._output.open("w") as output:
+            self._processes = [
+                subprocess.Popen(
+                    command,
+                    cwd=ROOT,
+                    env=os.environ | environment,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+                for environment in _environments(mesh.devices, self._count)
+            ]
+
+    def signal(self, signum: int) -> None:
+        for process in self._processes:
+            process.send_signal(signum)
+
+    def running(self) -> bool:
+        return all(process.poll() is None for process in self._processes)
+
+    def end(self) -> tuple[int, str]:
+        """Waits for all; their largest exit code and what they said."""
+        codes = [process.wait(timeout=LIMIT_SECONDS) for process in self._processes]
+        return max(codes, key=abs), self._output.read_text()
+
+    def records(self) -> list[dict]:
+        path = self.workdir / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def logged(self) -> int:
+        return max((record["step"] for record in self.records() if "step" in record), default=0)
+
+    def newest(self) -> int:
+        steps = (path.name for path in self.workdir.glob("checkpoints/*"))
+        return max((int(step) for step in steps if step.isdigit()), default=0)
+
+
+def _environments(devices: int, processes: int) -> list[dict[str, str]]:
+    """The environment of each process that has its part of the devices."""
+    environment = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices // processes),
+        # Without it a start would compile for longer than it trains.
+        "JAX_COMPILATION_CACHE_DIR": os.environ.get(
+            "JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax")
+        ),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    if processes == 1:
+        return [environment]
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    environment |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(processes)}
+    return [environment | {"JAX_PROCESS_ID": str(i)} for i in range(processes)]
+
+
+def choose_moment(run: Run, rng: random.Random) -> tuple[str, Callable[[], bool]]:
+    """A moment to kill at: its name, and whether it has come."""
+    first, started = run.newest(), time.monotonic()
+    kind = rng.choice(["start", "step", "save", "save", "picture"])
+    if kind == "start":
+        delay = rng.uniform(0, 8)
+        return f"{delay:.1f} s after the start", lambda: time.monotonic() > started + delay
+    if kind == "step":
+        step = first + rng.randint(1, CHECKPOINT_STEPS)
+        return f"step {step}", lambda: run.logged() >= step
+    if kind == "save":
+        delay = rng.choice([0, 0, 0.01, 0.05])  # within a save, which takes about 0.2 s
+        seen: list[float] = []
+
+        def saving() -> bool:
+            if any("tmp" in path.name for path in run.workdir.glob("checkpoints/*")):
+                seen.append(time.monotonic())
+            return bool(seen) and time.monotonic() >= seen[0] + delay
+
+        return "a save", saving
+    step = (first // PICTURE_STEPS + 1) * PICTURE_STEPS
+    return f"the picture of step {step}", lambda: run.logged() >= step
+
+
+def kill(run: Run, meshes: Sequence[Mesh], rng: random.Random) -> tuple[Kill, str] | None:
+    """Starts the run and kills it; what came of it, and what it said. None if it ended before."""
+    mesh, signum = rng.choice(meshes), rng.choice(SIGNALS)
+    moment, reached = choose_moment(run, rng)
+    run.start(mesh)
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while not reached() and run.running():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{moment} did not come")
+        time.sleep(0.001)
+    sent = time.monotonic()
+    run.signal(signum)
+    code, output = run.end()
+    if code == 0:
+        return None
+    name = signal.Signals(signum).name
+    seconds = time.monotonic() - sent
+    return Kill(mesh, name, moment, run.logged(), run.newest(), code, seconds), output
+
+
+def check_end(done: Kill, output: str) -> None:
+    """Raises AssertionError unless the process ended as the signal asks for."""
+    if done.signal == "SIGKILL":
+        assert done.exit_code == -signal.SIGKILL, (done, output)
+        return
+    # Before it listens, which is the first second, a signal ends Python as it always does.
+    early = done.exit_code in (-signal.SIGTERM, -signal.SIGINT) and "parameters" not in output
+    assert done.exit_code == EXIT_CODE or early, (done, output)
+    assert early or "Traceback" not in output, (done, output)
+    if said := re.search(r"stopped by \w+ after step (\d+), saved;", output):
+        assert done.whole == int(said[1]) == done.logged, (done, output)
+
+
+def resumed_step(output: str) -> int | None:
+    """The step that a start went on from; None if it was killed before its first progress line."""
+    said = re.search(r": (\d+)/\d+ steps", output)
+    return int(said[1]) if said else None
+
+
+def disturbed(run: Run, meshes: Sequence[Mesh], kills: int, rng: random.Random) -> list[Kill]:
+    """Kills the run so often, checks each end and each beginning, and lets it finish."""
+    done: list[Kill] = []
+    whole = 0
+    while len(done) < kills:
+        ended = kill(run, meshes, rng)
+        if ended is None:
+            break
+        latest, output = ended
+        check_end(latest, output)
+        resumed = resumed_step(output)
+        assert resumed in (None, whole), (latest, f"resumed after {resumed}, not {whole}", output)
+        assert latest.whole >= whole, (latest, "a whole checkpoint is lost", output)
+        whole = latest.whole
+        done.append(latest)
+        print(f"{len(done)}: {_row(len(done), latest)}", flush=True)
+    run.start(meshes[0])
+    code, output = run.end()
+    assert code == 0, output
+    return done
+
+
+def check_log(run: Run, steps: int) -> None:
+    """Raises AssertionError unless the log holds each step once and each picture is there."""
+    logged = [record["step"] for record in run.records() if "loss" in record]
+    assert logged == list(range(1, steps + 1)), logged
+    drawn = {path.name for path in (run.workdir / "samples").glob("*.png")}
+    due = {n for n in range(1, steps + 1) if n % PICTURE_STEPS == 0 or n == steps}
+    assert drawn == {f"step_{n:08d}.png" for n in due}, drawn
+
+
+def digests(run: Run) -> dict[str, str]:
+    """Those of parameters, average and optimizer, from the last line of the log."""
+    last = run.records()[-1]
+    assert last["event"] == "finished", last
+    return {name: value for name, value in last.items() if name.endswith("sha256")}
+
+
+def parameters(run: Run) -> dict[str, np.ndarray]:
+    """Those of the newest checkpoint."""
+    config = config_json.read_config(run.workdir / "config.json")
+    network = build_network(config)
+    optimizer = make_optimizer(config.train)
+    abstract = jax.eval_shape(
+        lambda: init_state(network.init(jax.random.key(0)), optimizer, config.diffusion)
+    )
+    mesh = parallel.make_mesh(ParallelConfig(data=1), 1)
+    with checkpoint.Checkpoints(run.workdir / "checkpoints", 3) as checkpoints:
+        state = checkpoints.restore(parallel.replicated_abstract(abstract, mesh))
+    return jax.device_get(state.params)
+
+
+def largest_difference(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
+    """Over all arrays: the largest difference, by the array's largest element."""
+    return max(float(np.abs(a[name] - b[name]).max() / np.abs(a[name]).max()) for name in a)
+
+
+def _row(number: int, done: Kill) -> str:
+    mesh = f"{done.mesh.data} x {done.mesh.fsdp} of {done.mesh.devices}"
+    cells = (number, mesh, done.signal, done.moment, done.logged, done.whole, done.exit_code)
+    return f"| {' | '.join(map(str, cells))} | {done.seconds:.1f} |"
+
+
+def table(results: dict) -> str:
+    """The kills of both runs as Markdown, and how they ended."""
+    head = "| | mesh, of devices | signal | moment | logged | whole | exit code | seconds |"
+    lines = [
+        f"{results['processes']} process(es); JAX {results['jax']}, Python {results['python']}.",
+        "",
+        f"**One mesh**: {len(results['same'])} kills, then {results['steps_same']} steps done: "
+        "digests of parameters, average and optimizer equal to those of the undisturbed run.",
+        "",
+        head,
+        "|-" * 8 + "|",
+        *(_row(i, done) for i, done in enumerate(results["same"], 1)),
+        "",
+        f"**Changing meshes**: {len(results['others'])} kills, then {results['steps_others']} "
+        f"steps done: parameters within {results['difference']:.1e} of the undisturbed run's.",
+        "",
+        head,
+        "|-" * 8 + "|",
+        *(_row(i, done) for i, done in enumerate(results["others"], 1)),
+    ]
+    return "\n".join(lines)
+
+
+def write(results: dict) -> None:
+    """The table into the page, between its marks, and the numbers as JSON."""
+    before, mark, rest = PAGE.read_text().partition("<!-- chaos -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    PAGE.write_text(f"{before}{mark}{table(results)}\n{end}{after}")
+    plain = results | {name: [asdict(done) for done in results[name]] for name in SETS}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(plain, indent=1) + "\n")
+
+
+SETS = {"same": SAME, "others": OTHERS}
+
+
+def main() -> None:
+    args = cli.parse(Args, sys.argv[1:], description=__doc__)
+    out = args.out or Path(tempfile.mkdtemp(prefix="chaos"))
+    results: dict = {
+        "seed": args.seed,
+        "processes": args.processes,
+        "jax": jax.__version__,
+        "python": sys.version.split()[0],
+    }
+    runs = {}
+    for name, kills in (("same", args.kills), ("others", args.elsewhere)):
+        steps = results[f"steps_{name}"] = STEPS_PER_KILL * max(kills, 1)
+        for kind in ("undisturbed", "killed"):
+            shutil.rmtree(out / name / kind, ignore_errors=True)
+            run = runs[name, kind] = Run(out / name / kind, steps, args.processes)
+            meshes = [m for m in SETS[name] if m.devices % args.processes == 0]
+            rng = random.Random(args.seed)
+            results[name] = disturbed(run, meshes, kills if kind == "killed" else 0, rng)
+            check_log(run, steps)
+    assert digests(runs["same", "killed"]) == digests(runs["same", "undisturbed"])
+    pair = [parameters(runs["others", kind]) for kind in ("undisturbed", "killed")]
+    results["difference"] = largest_difference(*pair)
+    print(table(results))
+    assert results["difference"] < 1e-5, results["difference"]
+    if args.write:
+        write(results)
+    if args.out is None:
+        shutil.rmtree(out)
+
+
+if __name__ == "__main__":
+    main()

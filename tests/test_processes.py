@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import evaluate
+import sample
 import train
 from ddpm_jax import processes
 from ddpm_jax.errors import UserError, run_script
+from ddpm_jax.outputs import UNFINISHED
 
 ROOT = Path(__file__).resolve().parent.parent
 THREE = (processes.ADDRESS, processes.COUNT, processes.INDEX)
@@ -115,12 +118,12 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def start_two(workdir: Path, *options: str) -> list[subprocess.Popen]:
-    """train.py as two processes of four devices each."""
+def start_two(workdir: Path, *options: str, script: str = "train.py") -> list[subprocess.Popen]:
+    """A script, with --workdir, as two processes of four devices each."""
     shared = environ(JAX_COORDINATOR_ADDRESS=f"localhost:{free_port()}", JAX_NUM_CPU_DEVICES="4")
     return [
         subprocess.Popen(
-            [sys.executable, "train.py", "--workdir", str(workdir), *options],
+            [sys.executable, script, "--workdir", str(workdir), *options],
             cwd=ROOT,
             env=os.environ | shared | {processes.INDEX: str(index)},
             stdout=subprocess.PIPE,
@@ -224,3 +227,35 @@ def test_two_processes_share_parameters_pictures_and_what_is_broken(tmp_path, mo
     ours, theirs = ([r["loss"] for r in of if "loss" in r] for of in (resumed, whole))
     assert len(ours) == 8
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_two_processes_draw_and_evaluate_what_one_does(tiny_run, tmp_path, monkeypatch):
+    drawing = ["--num", "40", "--batch-size", "8", "--frames", "3", "--steps", "20", "--out"]
+    both = start_two(tiny_run, *drawing, str(tmp_path / "two"), script="sample.py")
+    while len(list(tmp_path.glob(f"two/{UNFINISHED}/*/*.npz"))) < 2:
+        assert all(each.poll() is None for each in both)
+        time.sleep(0.001)
+    for process in both:
+        process.kill()
+        process.communicate()
+    assert not (tmp_path / "two" / "samples.npz").exists()
+    first, second = end(start_two(tiny_run, *drawing, str(tmp_path / "two"), script="sample.py"))
+    assert "40 samples" in first and not second
+
+    def alone(script, *options: str) -> None:
+        arguments = ["script", "--workdir", str(tiny_run), *options]
+        monkeypatch.setattr(sys, "argv", arguments)
+        script.main()
+
+    alone(sample, *drawing, str(tmp_path / "one"))
+    files = [{path.name for path in (tmp_path / each).rglob("*")} for each in ("one", "two")]
+    assert files[0] == files[1]
+    with np.load(tmp_path / "one/samples.npz") as a, np.load(tmp_path / "two/samples.npz") as b:
+        np.testing.assert_array_equal(a["arr_0"], b["arr_0"])  # 8 devices in both
+
+    judging = ["--num", "24", "--batch-size", "8", "--out"]
+    end(start_two(tiny_run, *judging, str(tmp_path / "bpd_two"), script="evaluate.py"))
+    alone(evaluate, *judging, str(tmp_path / "bpd_one"))
+    bounds = [json.loads((tmp_path / f"bpd_{n}/bpd.json").read_text()) for n in ("one", "two")]
+    assert bounds[0]["examples"] == 24
+    np.testing.assert_allclose(bounds[1]["vb"], bounds[0]["vb"], rtol=1e-5)

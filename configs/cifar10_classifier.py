@@ -1,6 +1,17 @@
 """A classifier of noisy CIFAR-10 images, to guide models of `cifar10.py`: 1,216,970 parameters.
 
-python train.py --config configs/cifar10_classifier.py --data.dir DIR
+    python train.py --config configs/cifar10_classifier.py --data.dir DIR
+
+Small enough for a CPU: 3,000 steps at 300 images a second, 21 minutes on two idle cores. It then
+knows 61 % of the test images in the first quarter of t, 47 % in the second, 25 % in the third and
+12 % in the last, where hardly anything is left to see. DIR holds TFDS's `cifar10` as ArrayRecord.
+
+    python sample.py --workdir runs/cifar10 --classifier runs/cifar10_classifier \\
+        --guidance-scale 0,1,4
+
+On a GPU a larger one would see more: `--model.channels 64 --model.num-res-blocks 2 --model.dropout
+0.1 --train.steps 50000 --train.early-stop-validations 5`, not run by us. docs/guidance.md shows
+what this one does.
 """
 
 from ddpm_jax.config import (

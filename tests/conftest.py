@@ -1,9 +1,14 @@
 """JAX as every test sees it: 8 CPU devices, full matmul precision, one compilation cache."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+# A job in the background of a shell is told to ignore SIGINT, and so would be all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Through the environment, so that the scripts that tests start share the cache.
 for name, value in {

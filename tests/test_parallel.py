@@ -65,7 +65,7 @@ def batch_of(step: int) -> dict[str, np.ndarray]:
 
 def initial() -> TrainState:
     optimizer = make_optimizer(CONFIG.train)
-    return init_state(NETWORK.init(jax.random.key(0)), optimizer, CONFIG.diffusion)
+    return init_state(NETWORK.init(jax.random.key(0)), optimizer, CONFIG)
 
 
 def ours(fsdp: int) -> tuple[TrainState, Step]:
@@ -162,7 +162,7 @@ def test_fsdp_leaves_a_device_a_seventh_of_a_published_models_state():
     config = cli.load_config(ROOT / "configs" / "imagenet64_adm.py")
     network, optimizer = build_network(config), make_optimizer(config.train)
     abstract = jax.eval_shape(
-        lambda: init_state(network.init(jax.random.key(0)), optimizer, config.diffusion)
+        lambda: init_state(network.init(jax.random.key(0)), optimizer, config)
     )
     mesh = parallel.make_mesh(ParallelConfig(fsdp=DEVICES), config.train.batch_size)
     on_mesh = parallel.abstract_on(abstract, parallel.state_sharding(abstract, mesh))

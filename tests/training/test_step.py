@@ -109,7 +109,9 @@ def test_the_number_of_devices_changes_nothing_but_rounding(alone, devices):
     state, losses = train(CONFIG, mesh_of(devices), 100)
     np.testing.assert_allclose(losses, alone[1], rtol=1e-5)
     for name, value in alone[0].params.items():
-        np.testing.assert_allclose(state.params[name], value, atol=2e-5, err_msg=name)
+        # The keys' biases have no gradient but rounding errors, of which Adam makes whole steps.
+        atol = 1e-3 if name.endswith("qkv.bias") else 2e-5
+        np.testing.assert_allclose(state.params[name], value, atol=atol, err_msg=name)
 
 
 def test_nothing_compiles_after_the_first_step_and_the_state_is_donated():

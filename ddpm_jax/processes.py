@@ -47,16 +47,13 @@ def join(environ: Mapping[str, str] = os.environ) -> None:
     if known is None:
         return
     # JAX aborts with a stack trace when it gives up: we are a little faster, and say it in a line.
-    index, at = known.get("process_id", ""), known.get("coordinator_address", "their first")
-    watchdog = threading.Timer(
-        JOIN_SECONDS,
-        _leave,
-        (
-            2,
-            f"error: process {index} waited {JOIN_SECONDS} s in vain for all the others to meet at "
-            f"{at}: start them all, with the same {ADDRESS} and {COUNT}\n",
-        ),
+    at = known.get("coordinator_address", "the first")
+    who = f"process {known['process_id']}" if "process_id" in known else "this process"
+    late = (
+        f"error: {who} waited {JOIN_SECONDS} s in vain for all the "
+        f"others to meet at {at}: start them all, with the same {ADDRESS} and {COUNT}\n"
     )
+    watchdog = threading.Timer(JOIN_SECONDS, _leave, (2, late))
     watchdog.daemon = True
     watchdog.start()
     try:

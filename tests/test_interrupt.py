@@ -24,11 +24,22 @@ ROOT = Path(__file__).resolve().parent.parent
 # hashlib holds the main thread as XLA's compiler does: signals wait, other threads run.
 BUSY = """import hashlib, threading
 threading.Timer(0.3, lambda: print("ready", flush=True)).start()
-hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)"""
+hashlib.pbkdf2_hmac("sha256", b"", b"", 3 * 10**8)"""
 
 
-def script(body: str) -> subprocess.Popen:
-    """A process that prints "ready" when it is to be stopped; `body` is its main function."""
+@pytest.fixture
+def script():
+    """`script(body)`: a process that runs `body`, which prints "ready" when it may be stopped.
+
+    None outlives its test.
+    """
+    started: list[subprocess.Popen] = []
+    yield lambda body: started.append(start_script(body)) or started[-1]
+    for process in started:
+        process.kill()
+
+
+def start_script(body: str) -> subprocess.Popen:
     lines = [f"    {line}" for line in body.splitlines()]
     code = "\n".join(
         [
@@ -52,7 +63,7 @@ def script(body: str) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize("signum", interrupt.SIGNALS)
-def test_a_signal_ends_a_script_where_it_is_in_one_line(signum):
+def test_a_signal_ends_a_script_where_it_is_in_one_line(script, signum):
     process = script("print('ready', flush=True)\ntime.sleep(60)")
     process.send_signal(signum)
     _, stderr = process.communicate(timeout=60)
@@ -61,7 +72,7 @@ def test_a_signal_ends_a_script_where_it_is_in_one_line(signum):
 
 
 @pytest.mark.parametrize("end", ["interrupt.check()", ""])
-def test_a_signal_waits_for_a_safe_point_or_for_the_end_of_the_block(end):
+def test_a_signal_waits_for_a_safe_point_or_for_the_end_of_the_block(script, end):
     process = script(f"""with interrupt.held(lambda: "after a save"):
     print('ready', flush=True)
     while not interrupt._received:
@@ -77,7 +88,7 @@ print('too late')""")
 
 
 @pytest.mark.parametrize("second", interrupt.SIGNALS)
-def test_a_second_signal_ends_even_what_python_cannot_interrupt(second):
+def test_a_second_signal_ends_even_what_python_cannot_interrupt(script, second):
     process = script(BUSY)
     process.send_signal(signal.SIGINT)
     assert "once more to stop at once" in process.stderr.readline()

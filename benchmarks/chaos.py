@@ -267,7 +267,7 @@ def parameters(run: Run) -> dict[str, np.ndarray]:
     network = build_network(config)
     optimizer = make_optimizer(config.train)
     abstract = jax.eval_shape(
-        lambda: init_state(network.init(jax.random.key(0)), optimizer, config.diffusion)
+        lambda: init_state(network.init(jax.random.key(0)), optimizer, config)
     )
     mesh = parallel.make_mesh(ParallelConfig(data=1), 1)
     with checkpoint.Checkpoints(run.workdir / "checkpoints", 3) as checkpoints:

@@ -67,7 +67,10 @@ def main() -> None:
         f"{jax.devices()[0].platform} device(s)"
     )
 
-    with checkpoint.Checkpoints(workdir / "checkpoints", train.keep_checkpoints) as checkpoints:
+    with (
+        checkpoint.Checkpoints(workdir / "checkpoints", train.keep_checkpoints) as checkpoints,
+        processes.ending_together(),
+    ):
         # Restore
         on_mesh = parallel.abstract_on(abstract, sharding)
         state = checkpoints.restore(on_mesh)

@@ -38,7 +38,7 @@ def make_mesh(config: ParallelConfig, batch_size: int) -> Mesh:
 
     `config.data` 0 takes the most devices whose number divides the batch. Every process has as many
     devices in it as any other, and those follow one another: part i of a batch belongs to process
-    i, and parameters are shared within a process if `fsdp` is no more than its devices.
+    i, and where `fsdp` divides the devices of a process, none shares parameters with another.
     """
     by_process = [jax.local_devices(process_index=i) for i in range(jax.process_count())]
     processes, total = len(by_process), min(map(len, by_process)) * len(by_process)

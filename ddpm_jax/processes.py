@@ -28,7 +28,7 @@ LAUNCHERS = {
     "SLURM_STEP_NODELIST": "SLURM_NTASKS",
 }
 JOIN_SECONDS = 300  # until all processes must have started
-LEAVE_SECONDS = 10  # that a process which failed waits for the others to fail in the same way
+LEAVE_SECONDS = 30  # that a process which failed waits for others that fail in the same way
 
 
 def join(environ: Mapping[str, str] = os.environ) -> None:
@@ -181,17 +181,22 @@ def _picklable(error: Exception) -> Exception:
 
 @contextmanager
 def ending_together() -> Iterator[None]:
-    """Around a script: a process that fails does not wait for others that may never end.
+    """Around a script, and around what waits for nothing: a process that fails leaves at once.
 
-    At its exit JAX waits for all processes. Those that failed too get there at once; the others
-    hang in a program that needs this one. After LEAVE_SECONDS it ends all the same, and JAX ends
-    the others once it misses it: at once, or within 100 s.
+    At its exit JAX waits for all processes, and Orbax for what they save. Those that failed in the
+    same way get there too; the others hang in a program that needs this one. So a process that
+    failed waits LEAVE_SECONDS at most; one whose program over all of them failed, most likely
+    because another is gone, not at all. JAX ends the others when it misses one: when it hears of
+    it, or after 100 s.
     """
     try:
         yield
     except BaseException as error:
         code = error.code if isinstance(error, SystemExit) else 1
         if code and jax.distributed.is_initialized():
+            if isinstance(error, jax.errors.JaxRuntimeError):
+                reason = " ".join(str(error).split())[:1000]
+                _leave(1, f"stopped: {reason}; if another process ended first, it says why\n")
             timer = threading.Timer(LEAVE_SECONDS, _leave, (code,))
             timer.daemon = True
             timer.start()
@@ -199,7 +204,7 @@ def ending_together() -> Iterator[None]:
 
 
 def _leave(code: Any, message: str = "") -> None:
-    """Ends the process without JAX's farewell."""
+    """Ends the process without any farewell."""
     sys.stderr.write(message)
     sys.stderr.flush()
     sys.stdout.flush()

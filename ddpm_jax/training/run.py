@@ -154,7 +154,9 @@ class Window:
 
     def restart_clock(self) -> None:
         """Leaves what was done since the last entry out of the speed."""
-        self._timed_steps, self._started, self._waited = 0, self._clock(), 0.0
+        self._timed_steps, self._waited = 0, 0.0
+        if self._started is not None:  # else the first step, which compiles, is still to come
+            self._started = self._clock()
 
     def close(self) -> dict[str, float]:
         """Means over the window, as they are logged, and a new window. Raises as `add` does.

@@ -81,6 +81,18 @@ def test_what_a_batch_takes_is_waiting_only_while_the_devices_have_nothing_to_do
     assert numbers["data_wait_share"] == 0 and "compile_seconds" not in numbers
 
 
+def test_what_comes_before_the_first_step_starts_no_clock():
+    log = window([0.0, 2.0, 6.0, 6.0, 8.0, 16.0, 16.0])
+    log.restart_clock()  # as after pictures that a resumed run draws first
+    batches = iter([{"label": 0}, {"label": 1}])
+    for _ in range(2):
+        log.take(batches)
+        log.add(metrics())
+    numbers = log.close()
+    assert numbers["compile_seconds"] == 4
+    assert numbers["images_per_second"] == 8 / 10 and numbers["data_wait_share"] == 2 / 10
+
+
 def test_a_skipped_step_does_not_spoil_the_mean():
     log = window([0.0, 1.0, 1.0])
     log.add(metrics(1.0))

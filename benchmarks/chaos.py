@@ -40,8 +40,8 @@ from ddpm_jax.training.state import init_state, make_optimizer
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reliability.md"
 RESULTS = ROOT / "benchmarks" / "results" / "chaos.json"
-STEPS_PER_KILL = 8  # more than a kill lets pass, so that the run outlasts them all
-CHECKPOINT_STEPS, PICTURE_STEPS = 5, 8
+STEPS_PER_KILL = 100  # more than pass until a kill, so that the run outlasts them all
+CHECKPOINT_STEPS, PICTURE_STEPS = 20, 32
 # Points of the S curve, whose network starts within seconds; its weights, 128 x 128, are split.
 OPTIONS = f"""
 --config configs/s_curve.py --diffusion.timesteps 50 --train.batch-size 8 --train.warmup-steps 0
@@ -164,7 +164,7 @@ def choose_moment(run: Run, rng: random.Random) -> tuple[str, Callable[[], bool]
     first, started = run.newest(), time.monotonic()
     kind = rng.choice(["start", "step", "save", "save", "picture"])
     if kind == "start":
-        delay = rng.uniform(0, 8)
+        delay = rng.uniform(0, 6)
         return f"{delay:.1f} s after the start", lambda: time.monotonic() > started + delay
     if kind == "step":
         step = first + rng.randint(1, CHECKPOINT_STEPS)
@@ -183,8 +183,8 @@ def choose_moment(run: Run, rng: random.Random) -> tuple[str, Callable[[], bool]
     return f"the picture of step {step}", lambda: run.logged() >= step
 
 
-def kill(run: Run, meshes: Sequence[Mesh], rng: random.Random) -> tuple[Kill, str] | None:
-    """Starts the run and kills it; what came of it, and what it said. None if it ended before."""
+def kill(run: Run, meshes: Sequence[Mesh], rng: random.Random) -> tuple[Kill, str]:
+    """Starts the run and kills it; what came of it, and what it said."""
     mesh, signum = rng.choice(meshes), rng.choice(SIGNALS)
     moment, reached = choose_moment(run, rng)
     run.start(mesh)
@@ -196,8 +196,6 @@ def kill(run: Run, meshes: Sequence[Mesh], rng: random.Random) -> tuple[Kill, st
     sent = time.monotonic()
     run.signal(signum)
     code, output = run.end()
-    if code == 0:
-        return None
     name = signal.Signals(signum).name
     seconds = time.monotonic() - sent
     return Kill(mesh, name, moment, run.logged(), run.newest(), code, seconds), output
@@ -227,10 +225,7 @@ def disturbed(run: Run, meshes: Sequence[Mesh], kills: int, rng: random.Random) 
     done: list[Kill] = []
     whole = 0
     while len(done) < kills:
-        ended = kill(run, meshes, rng)
-        if ended is None:
-            break
-        latest, output = ended
+        latest, output = kill(run, meshes, rng)
         check_end(latest, output)
         resumed = resumed_step(output)
         assert resumed in (None, whole), (latest, f"resumed after {resumed}, not {whole}", output)
@@ -320,6 +315,8 @@ def write(results: dict) -> None:
 
 def main() -> None:
     args = cli.parse(Args, sys.argv[1:], description=__doc__)
+    # Behind `nohup` or a shell's `&` SIGINT is ignored, and so it would be by what is started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     out = args.out or Path(tempfile.mkdtemp(prefix="chaos"))
     results: dict = {
         "seed": args.seed,

@@ -27,6 +27,14 @@ threading.Timer(0.3, lambda: print("ready", flush=True)).start()
 hashlib.pbkdf2_hmac("sha256", b"", b"", 3 * 10**8)"""
 
 
+@pytest.fixture(autouse=True)
+def sigint_is_heard():
+    """Behind `nohup` or a shell's `&` it is ignored, also by what is started from there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def script():
     """`script(body)`: a process that runs `body`, which prints "ready" when it may be stopped.

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import ParamSpec
 
 P = ParamSpec("P")
@@ -21,6 +22,8 @@ EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: not done, and to be run again
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 AGREE_EVERY_STEPS = 10  # between looks at the other processes, which wait for each other there
 PATIENCE_SECONDS = 3.0  # before somebody at a terminal is told what is waited for
+# Functions that Python calls by itself, amid any other; what they raise it prints and ignores.
+UNRAISABLE = ("_xla_gc_callback", "__del__")
 
 _received: int = 0  # the signal, once there was one
 _holding = False
@@ -126,11 +129,18 @@ def _several_processes() -> bool:
     return jax is not None and jax.process_count() > 1
 
 
-def _handle(signum: int, _: object) -> None:
+def _handle(signum: int, frame: FrameType | None) -> None:
     global _received
     first, _received = not _received, _received or signum
-    if first and not _holding:
+    if first and not _holding and not _unraisable(frame):
         raise Interrupted(signum)
+
+
+def _unraisable(frame: FrameType | None) -> bool:
+    """Whether what is raised in this frame would be lost; the next `check()` then hears of it."""
+    while frame is not None and frame.f_code.co_name not in UNRAISABLE:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _watch(reader: int) -> None:

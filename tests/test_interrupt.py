@@ -105,6 +105,22 @@ def test_a_second_signal_ends_even_what_python_cannot_interrupt(script, second):
     assert process.wait(timeout=60) == 75
 
 
+def test_a_signal_that_comes_while_python_ignores_exceptions_is_heard_at_the_next_check(script):
+    process = script("""class Collected:
+    def __del__(self):
+        print('ready', flush=True)
+        while not interrupt._received:
+            time.sleep(0.001)
+Collected()
+print('collected', flush=True)
+interrupt.check()
+print('too late')""")
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 75 and stdout == "collected\n"
+    assert stderr == "stopped by SIGTERM; the same command goes on\n"
+
+
 def test_a_signal_that_the_parent_ignores_stays_ignored():
     process = subprocess.Popen(
         [sys.executable, "-c", "import signal; signal.signal(2, signal.SIG_IGN)\n" + IGNORES],

@@ -1,0 +1,106 @@
+"""Our own steps, as train.py and sample.py run them, for benchmarks/run.py."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+import jax
+import numpy as np
+
+from benchmarks import cases
+from benchmarks.cases import Measured, Work
+from ddpm_jax import parallel
+from ddpm_jax.config import Config, ParallelConfig
+from ddpm_jax.diffusion import build_diffusion
+from ddpm_jax.models import Network, build_network, count_parameters
+from ddpm_jax.sampling.draw import Guidance, Scales, make_drawer
+from ddpm_jax.sampling.guidance import class_log_prob, log_gradient
+from ddpm_jax.training.objectives import make_objective
+from ddpm_jax.training.state import init_state, make_optimizer
+from ddpm_jax.training.step import make_train_step, make_update, to_model_range
+
+
+def build(work: Work) -> Measured:
+    """The peer called "ours"."""
+    parallel.use_every_core()
+    case = cases.load(work.case)
+    model = replace(case.model.model, dtype=work.dtype)
+    train = replace(case.model.train, batch_size=work.batch_size)
+    config = replace(case.model, model=model, train=train)
+    mesh = parallel.make_mesh(ParallelConfig(), work.batch_size)
+    network = build_network(config)
+    if work.step == "train_step":
+        measured = _train_step(work, config, network, mesh)
+    else:
+        measured = _sample_step(work, config, case.classifier, network, mesh)
+    return measured._replace(parameters=count_parameters(network.abstract), peak_bytes=_peak_bytes)
+
+
+def _weights(network: Network) -> dict[str, jax.Array]:
+    return cases.random_weights({name: leaf.shape for name, leaf in network.abstract.items()})
+
+
+def _train_step(work: Work, config: Config, network: Network, mesh: jax.sharding.Mesh) -> Measured:
+    diffusion, optimizer = build_diffusion(config.diffusion), make_optimizer(config.train)
+    num_timesteps = diffusion.schedule.num_timesteps
+    params = jax.device_put(_weights(network), parallel.replicated(mesh))
+    state = jax.jit(lambda params: init_state(params, optimizer, config))(params)
+    sharding = parallel.state_sharding(state, mesh)
+    state = jax.device_put(state, sharding)
+    numbers = cases.examples(config, work.batch_size)
+    batch = parallel.to_mesh({name: numbers[name] for name in ("x", "label")}, mesh)
+    step = parallel.pmapped(make_train_step(config, diffusion, network, optimizer), mesh, sharding)
+
+    def run() -> None:
+        nonlocal state
+        for _ in range(work.count):
+            state, metrics = step(state, batch)
+        metrics["loss"].block_until_ready()
+
+    def check() -> Mapping[str, np.ndarray]:
+        still = replace(config, model=replace(config.model, dropout=0.0))
+        objective = make_objective(still, diffusion, network)
+        update = make_update(still, num_timesteps, objective, optimizer)
+        told = numbers | {"x": to_model_range(numbers["x"]), "weight": np.ones(work.batch_size)}
+        fresh = init_state(_weights(network), optimizer, still)
+        _, metrics = jax.jit(update)(fresh, told, jax.random.key(0))
+        return {name: np.asarray(metrics[name]) for name in ("loss", "grad_norm")}
+
+    return Measured(run, check)
+
+
+def _sample_step(
+    work: Work, config: Config, classifier: Config, network: Network, mesh: jax.sharding.Mesh
+) -> Measured:
+    sample = replace(
+        config.sample, sampler="ddpm", steps=str(work.count), batch_size=work.batch_size
+    )
+    config = replace(config, sample=sample)
+    judge = build_network(classifier)
+    on_all = parallel.replicated(mesh)
+    weights, judge_weights = (jax.device_put(_weights(of), on_all) for of in (network, judge))
+    numbers = cases.examples(config, work.batch_size)
+    guided = work.step == "guided_step"
+    guidance = {"guidance": Guidance(judge, judge_weights)} if guided else {}
+    draw = make_drawer(config, network, mesh, **guidance)
+    labels = (
+        numbers["label"] if config.model.num_classes or guided else np.full(work.batch_size, -1)
+    )
+
+    def run() -> None:
+        draw(weights, 0, labels, scales=[Scales(guidance=float(guided))])
+
+    def check() -> Mapping[str, np.ndarray]:
+        x, t = numbers["noise"], numbers["t"].astype(np.float32)
+        found = {"output": jax.jit(network.apply)(weights, x, t, numbers["label"])}
+        if guided:
+            log_prob = class_log_prob(partial(judge.apply, judge_weights), numbers["label"])
+            found["gradient"] = jax.jit(log_gradient(log_prob, 1.0))(x, t)
+        return {name: np.asarray(value) for name, value in found.items()}
+
+    return Measured(run, check)
+
+
+def _peak_bytes() -> int | None:
+    statistics = jax.local_devices()[0].memory_stats()
+    return statistics and statistics["peak_bytes_in_use"]

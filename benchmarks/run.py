@@ -1,0 +1,194 @@
+"""Our steps beside those of PyTorch peers: the same networks, weights and arithmetic, in turn.
+
+    python -m benchmarks.run --case small32 --peers ours,diffusers,torch_adm --json FILE
+    python -m benchmarks.run --case ddpm_cifar --steps train_step --dtype bfloat16 --device gpu
+
+Cases: small32 (32 channels), ddpm_cifar (DDPM's 35.7 M), adm64 (ADM's at 64x64; a GPU); `pipeline`
+is benchmarks/pipeline.py. Peers: ours; diffusers (its UNet2DModel); torch_adm (benchmarks/
+torch_adm.py, eager); torch_compiled (the same by torch.compile). Each is a process of its own, all
+stay alive, and one works at a time: A B C, A B C, ... Before that all must agree on parameter
+counts, outputs, losses and gradients. A ratio is that of a round, ours to the peer's; what is
+printed are medians.
+"""
+
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import time
+import traceback
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from benchmarks import cases
+from benchmarks.cases import Work
+from ddpm_jax import cli
+
+PEERS = ("ours", "diffusers", "torch_adm", "torch_compiled")
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}  # of the largest number, in each that is compared
+
+
+@dataclass(frozen=True)
+class Args:
+    case: Literal["small32", "ddpm_cifar", "adm64"] = "small32"
+    peers: str = "ours,diffusers,torch_adm"
+    steps: str = ",".join(cases.STEPS)
+    batch_size: int = 0  # 0: that of the case
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of ours and the peers, but eager ones
+    device: Literal["cpu", "gpu"] = "cpu"
+    rounds: int = 7  # measurements of each peer
+    count: int = 10  # steps of a measurement
+    json: Path | None = None  # file for the figures, which are added to those of other cases
+
+
+def worker(pipe: Connection, peer: str, work: Work) -> None:
+    """Builds a peer, and does what it is told: "check", "run" or "peak_bytes"."""
+    os.environ["JAX_PLATFORMS"] = "cuda" if (peer, work.device) == ("ours", "gpu") else "cpu"
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # peers share the memory
+    try:
+        if peer == "ours":
+            from benchmarks import ours
+
+            measured = ours.build(work)
+        else:
+            from benchmarks import torch_peers
+
+            measured = torch_peers.build(work, peer)
+        pipe.send(measured.parameters)
+        while (asked := pipe.recv()) is not None:
+            start = time.perf_counter()
+            answer = getattr(measured, asked)()
+            pipe.send((answer, time.perf_counter() - start))
+    except Exception:
+        pipe.send(traceback.format_exc())
+
+
+class Peer:
+    """A worker process."""
+
+    def __init__(self, name: str, work: Work):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=worker, args=(other, name, work), daemon=True)
+        self._process.start()
+        self.parameters = self._answer()
+
+    def ask(self, what: str) -> tuple[Any, float]:
+        """What it answers, and the seconds that took."""
+        self._pipe.send(what)
+        return self._answer()
+
+    def _answer(self) -> Any:
+        answer = self._pipe.recv()
+        if isinstance(answer, str):
+            sys.exit(answer)
+        return answer
+
+    def close(self) -> None:
+        self._pipe.send(None)
+        self._process.join()
+
+
+def measure(names: list[str], work: Work, rounds: int) -> dict[str, dict[str, Any]]:
+    """By peer: parameters, milliseconds a step and their median, and peak bytes."""
+    works = {name: work for name in names}
+    if work.device == "gpu":  # what people do who do no more than run it
+        works |= {name: replace(work, dtype="float32") for name in {"diffusers", "torch_adm"}}
+    peers = {name: Peer(name, works[name]) for name in names}
+    agree({name: peer.parameters for name, peer in peers.items()})
+    compare({name: peer.ask("check")[0] for name, peer in peers.items()}, work.dtype)
+    for peer in peers.values():
+        peer.ask("run")  # compiles
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name, peer in peers.items():
+            times[name].append(1000 * peer.ask("run")[1] / work.count)
+    found = {
+        name: {
+            "parameters": peer.parameters,
+            "ms": statistics.median(times[name]),
+            "all_ms": times[name],
+            "peak_bytes": peer.ask("peak_bytes")[0],
+        }
+        for name, peer in peers.items()
+    }
+    for peer in peers.values():
+        peer.close()
+    for name in set(names) - {names[0]}:
+        pairs = zip(times[names[0]], times[name], strict=True)
+        found[name]["speed_of_first"] = statistics.median(b / a for a, b in pairs)
+    return found
+
+
+def agree(parameters: dict[str, int]) -> None:
+    """Exits unless all peers have as many parameters."""
+    if len(set(parameters.values())) > 1:
+        sys.exit(f"the networks differ in size: {parameters}")
+
+
+def compare(checks: dict[str, dict[str, np.ndarray]], dtype: str) -> None:
+    """Exits unless all peers have the numbers of the first, up to rounding."""
+    (first, wanted), *others = checks.items()
+    for name, found in others:
+        for what, value in wanted.items():
+            error = np.abs(found[what] - value).max() / np.abs(value).max()
+            if not error < TOLERANCE[dtype]:
+                sys.exit(f"{what} of {name} differs from that of {first} by {error:.1e}")
+
+
+def main() -> None:
+    args = cli.parse(Args, sys.argv[1:], description=__doc__)
+    case = cases.load(args.case)
+    batches = case.gpu_batches if args.device == "gpu" else (case.cpu_batch,)
+    results = []
+    for batch_size in (args.batch_size,) if args.batch_size else batches:
+        for step in args.steps.split(","):
+            work = Work(args.case, step, batch_size, args.count, args.dtype, args.device)
+            peers = measure(args.peers.split(","), work, args.rounds)
+            results.append(asdict(work) | {"peers": peers})
+            print(row(results[-1]), flush=True)
+    if args.json is not None:
+        write(args.json, results)
+
+
+def row(result: dict[str, Any]) -> str:
+    """A line of the table: milliseconds a step, and the speed of the first as a share."""
+    cells = [
+        f"{name} {peer['ms']:.1f} ms"
+        + (f" (x {peer['speed_of_first']:.2f})" if "speed_of_first" in peer else "")
+        for name, peer in result["peers"].items()
+    ]
+    return f"{result['case']} {result['step']}, batch {result['batch_size']}: {', '.join(cells)}"
+
+
+def write(path: Path, results: list[dict[str, Any]]) -> None:
+    """Adds the results to those in the file, with the machine they are of."""
+    old = json.loads(path.read_text())["results"] if path.exists() else []
+    key = ("case", "step", "batch_size", "dtype", "device")
+    fresh = {tuple(result[name] for name in key) for result in results}
+    kept = [result for result in old if tuple(result[name] for name in key) not in fresh]
+    packages = ("jax", "flax", "torch", "diffusers")
+    content = {
+        "command": f"python -m benchmarks.run {' '.join(sys.argv[1:])}",
+        "machine": {"cores": len(os.sched_getaffinity(0)), "processor": _processor()},
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        "results": kept + results,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
+
+
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,7 @@ import time
 import jax
 
 from ddpm_jax import checkpoint, cli, config_json, data, interrupt, outputs, parallel, processes
+from ddpm_jax.config import traced_steps
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.errors import run_script
 from ddpm_jax.models import Params, build_network, count_parameters
@@ -19,6 +20,7 @@ from ddpm_jax.sampling.draw import make_drawer
 from ddpm_jax.training import run
 from ddpm_jax.training.dry_run import report
 from ddpm_jax.training.metrics import MetricsLog, progress
+from ddpm_jax.training.profile import profiled
 from ddpm_jax.training.skipped import make_report
 from ddpm_jax.training.state import TrainState, init_state, make_optimizer
 from ddpm_jax.training.step import make_train_step
@@ -126,7 +128,13 @@ def main() -> None:
             window = run.Window(train, time.monotonic, make_report(log, source, config), speed)
             early_stop = EarlyStop(train.early_stop_validations, log.earlier)
             draw_samples(first)  # if the run was stopped amid them
-            for step in range(first + 1, train.steps + 1):
+            steps = profiled(
+                range(first + 1, train.steps + 1),
+                traced_steps(config.profile),
+                workdir / "tensorboard",
+                lambda: jax.block_until_ready(state),
+            )
+            for step in steps:
                 if early_stop.over:
                     break
                 state, metrics = train_step(state, parallel.to_mesh(window.take(batches), mesh))

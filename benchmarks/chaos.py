@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -134,6 +135,14 @@ class Run:
     def logged(self) -> int:
         return max((record["step"] for record in self.records() if "step" in record), default=0)
 
+    def half_written(self) -> set[tuple[str, int]]:
+        """Checkpoints on their way; what an earlier kill left is another than a new one."""
+        found = set()
+        for path in self.workdir.glob("checkpoints/*tmp*"):
+            with suppress(FileNotFoundError):  # it has become whole meanwhile
+                found.add((path.name, path.stat().st_ino))
+        return found
+
     def newest(self) -> int:
         steps = (path.name for path in self.workdir.glob("checkpoints/*"))
         return max((int(step) for step in steps if step.isdigit()), default=0)
@@ -160,26 +169,26 @@ def _environments(devices: int, processes: int) -> list[dict[str, str]]:
 
 
 def choose_moment(run: Run, rng: random.Random) -> tuple[str, Callable[[], bool]]:
-    """A moment to kill at: its name, and whether it has come."""
-    first, started = run.newest(), time.monotonic()
+    """A moment to kill at: its name, and whether it has come. All but the first need progress."""
+    done, started = max(run.newest(), run.logged()), time.monotonic()
     kind = rng.choice(["start", "step", "save", "save", "picture"])
     if kind == "start":
         delay = rng.uniform(0, 6)
         return f"{delay:.1f} s after the start", lambda: time.monotonic() > started + delay
     if kind == "step":
-        step = first + rng.randint(1, CHECKPOINT_STEPS)
+        step = done + rng.randint(1, CHECKPOINT_STEPS)
         return f"step {step}", lambda: run.logged() >= step
     if kind == "save":
         delay = rng.choice([0, 0, 0.01, 0.05])  # within a save, which takes about 0.2 s
-        seen: list[float] = []
+        before, seen = run.half_written(), []
 
         def saving() -> bool:
-            if any("tmp" in path.name for path in run.workdir.glob("checkpoints/*")):
+            if run.half_written() - before:
                 seen.append(time.monotonic())
             return bool(seen) and time.monotonic() >= seen[0] + delay
 
         return "a save", saving
-    step = (first // PICTURE_STEPS + 1) * PICTURE_STEPS
+    step = (done // PICTURE_STEPS + 1) * PICTURE_STEPS
     return f"the picture of step {step}", lambda: run.logged() >= step
 
 

@@ -133,6 +133,13 @@ class ParallelConfig:
 
 
 @dataclass(frozen=True)
+class ProfileConfig:
+    """What of a run is traced, for TensorBoard and Perfetto."""
+
+    steps: str = ""  # the first and the last step, as in 10:15; empty: none
+
+
+@dataclass(frozen=True)
 class Config:
     """One experiment."""
 
@@ -142,6 +149,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
 
 
 def data_shape(config: Config) -> tuple[int, ...]:
@@ -149,6 +157,16 @@ def data_shape(config: Config) -> tuple[int, ...]:
     if config.data.name == "s_curve":
         return (2,)
     return (config.data.image_size, config.data.image_size, config.data.channels)
+
+
+def traced_steps(config: ProfileConfig) -> range:
+    """The steps to trace; raises ValueError unless they are two numbers as in 10:15, or nothing."""
+    if not config.steps:
+        return range(0)
+    first, last = map(int, config.steps.split(":"))
+    if not 1 <= first <= last:
+        raise ValueError(config.steps)
+    return range(first, last + 1)
 
 
 def check(config: Config) -> None:
@@ -217,6 +235,10 @@ def _problems(config: Config) -> Iterator[tuple[str, object, str]]:
         "diffusion.p2_k": diffusion.p2_k,
     }
     yield from ((name, n, "above 0") for name, n in above_0.items() if n <= 0)
+    try:
+        traced_steps(config.profile)
+    except ValueError:
+        yield "profile.steps", config.profile.steps, "the first and the last step, as in 10:15"
     if diffusion.timesteps < 2:
         yield "diffusion.timesteps", diffusion.timesteps, "at least 2"
     if not 0 <= train.seed < 2**32:

@@ -160,6 +160,7 @@ def test_what_changes_the_numbers_of_a_run_is_named(
         ("sample", "sampler", "ddim"),
         ("parallel", "data", 2),
         ("parallel", "fsdp", 2),
+        ("profile", "steps", "3:4"),
     ],
 )
 def test_what_a_resumed_run_may_change_is_not_named(

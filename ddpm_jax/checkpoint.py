@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from ddpm_jax import processes
+from ddpm_jax import interrupt, processes
 from ddpm_jax.errors import RunError, UserError
 from ddpm_jax.seal import check_files, seal
 
@@ -270,7 +270,8 @@ def _load_newest(
         path = directory / str(step)
         try:
             processes.by_first(partial(_check, path, abstract))
-            with context:
+            # What a signal raises amid a load comes out of Orbax as an error of the checkpoint.
+            with interrupt.held(), context:
                 loaded = Loaded(step, ocp.load_checkpointables(path, abstract))
         except (UserError, PermissionError, MemoryError, jax.errors.JaxRuntimeError):
             raise  # not the checkpoint's fault, and no reason to go back in time

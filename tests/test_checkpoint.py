@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import optax
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from ddpm_jax import checkpoint, parallel
+from ddpm_jax import checkpoint, interrupt, parallel
 from ddpm_jax.config import ParallelConfig
 from ddpm_jax.errors import UserError
 from ddpm_jax.seal import SEAL
@@ -257,3 +258,25 @@ def test_a_checkpoint_that_was_not_sealed_yet_is_used(tmp_path):
         checkpoints.save(1, state, '{"a": 1}')
     (tmp_path / "1" / SEAL).unlink()
     assert checkpoint.load_ema(tmp_path, abstract.ema).step == 1
+
+
+def test_a_signal_amid_a_restore_is_no_damage(tmp_path, monkeypatch, caplog):
+    """Orbax makes an error of its own of whatever is raised in it."""
+    state, abstract = on_mesh(1, 1)
+    load = ocp.load_checkpointables
+
+    def signalled(*args: Any) -> Any:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return load(*args)
+        except BaseException as error:
+            raise ValueError("incompatible handler") from error
+
+    with checkpoint.Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step in (6, 7):
+            checkpoints.save(step, state, '{"a": 1}')
+        checkpoints.wait()
+        monkeypatch.setattr(ocp, "load_checkpointables", signalled)
+        with interrupt.listening(), pytest.raises(interrupt.Interrupted, match="SIGTERM"):
+            checkpoints.restore(abstract)
+    assert not caplog.records

@@ -274,5 +274,4 @@ def test_a_skipped_update_is_a_branch_on_cpu_and_a_choice_where_that_would_wait(
     for flag, function in ((True, jnp.exp), (False, jnp.sin)):
         np.testing.assert_array_equal(jax.jit(chosen)(flag, x), function(x))
     lowered = jax.jit(chosen).trace(True, x).lower(lowering_platforms=(platform,)).as_text()
-    assert ("stablehlo.case" in lowered) == branches
     assert ("stablehlo.select" in lowered) != branches

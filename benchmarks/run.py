@@ -199,20 +199,21 @@ def write(path: Path, results: list[dict[str, Any]]) -> None:
     key = ("case", "step", "batch_size", "dtype", "device")
     fresh = {tuple(result[name] for name in key) for result in results}
     kept = [result for result in old if tuple(result[name] for name in key) not in fresh]
-    packages = ("jax", "flax", "torch", "diffusers")
-    content = {
-        "command": f"python -m benchmarks.run {' '.join(sys.argv[1:])}",
-        "machine": {"cores": len(os.sched_getaffinity(0)), "processor": _processor()},
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
-        "results": kept + results,
-    }
+    content = about(f"python -m benchmarks.run {' '.join(sys.argv[1:])}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path.write_text(json.dumps(content | {"results": kept + results}, indent=1) + "\n")
 
 
-def _processor() -> str:
+def about(command: str) -> dict[str, Any]:
+    """What figures are worth nothing without: the command, the machine, the versions."""
+    packages = ("jax", "flax", "torch", "diffusers")
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
+    names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
+    return {
+        "command": command,
+        "machine": {"cores": len(os.sched_getaffinity(0)), "processor": (names or [""])[0]},
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+    }
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ class Checkpoints:
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         try:
-            self.wait()
+            self._settle()
             self._orbax.close()
         except Exception as error:
             if kind is None:  # else the error that is under way says more
@@ -109,10 +109,17 @@ class Checkpoints:
     def check(self) -> None:
         """Raises RunError if the last save has failed by now."""
         if self._written is not None and self._written.done():
-            self.wait()
+            self._settle()
 
     def wait(self) -> None:
-        """Returns once every save is on disk."""
+        """Returns once every save is on disk, and sealed; all processes must call it.
+
+        Those that did not would leave, and end the first one, while it reads what they wrote.
+        """
+        self._settle()
+        processes.from_all(None)
+
+    def _settle(self) -> None:
         written, self._written = self._written, None
         try:
             if written is not None:

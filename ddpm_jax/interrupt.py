@@ -2,8 +2,9 @@
 
 A signal raises `Interrupted` where Python is, as Ctrl-C raises KeyboardInterrupt, or as soon as a
 compilation hands control back. That is safe wherever files appear whole or not at all. Inside of
-`held()`, where there is more to lose, it waits for the next `check()`. A second signal ends the
-process at once, also amid a compilation; no file that was whole is lost by that.
+`held()`, where there is more to lose, it waits for the next `check()`; so it does everywhere in one
+of several processes, for they can only stop together. A second signal ends the process at once,
+also amid a compilation; no file that was whole is lost by that.
 """
 
 import os
@@ -27,6 +28,7 @@ UNRAISABLE = ("_xla_gc_callback", "__del__")
 
 _received: int = 0  # the signal, once there was one
 _holding = False
+_agree: Callable[[int], int] | None = None  # of several processes: on what any of them received
 
 
 class Interrupted(BaseException):
@@ -74,12 +76,13 @@ def listening() -> Iterator[None]:
 
 @contextmanager
 def held(on_stop: Callable[[], str] | None = None) -> Iterator[None]:
-    """In the block a signal waits for `check()` or for its end.
+    """In the block a signal waits for `check()` or for its end. Either end is a safe point.
 
     `on_stop()` then saves what there is to save, and says what it did for the line that the script
     ends with.
     """
     global _holding
+    check()
     before, _holding = _holding, True
     try:
         yield
@@ -93,25 +96,25 @@ def held(on_stop: Callable[[], str] | None = None) -> Iterator[None]:
 def check() -> None:
     """A safe point: raises `Interrupted` if a signal came.
 
-    Not where several processes work together, which would wait for this one: see `check_together`.
+    Several processes must all pass it, for they compare notes there: all of them raise, or none.
     """
-    if _received and not _several_processes():
-        raise Interrupted(_received)
+    if signum := _agree(_received) if _agree else _received:
+        raise Interrupted(signum)
 
 
 def check_together(step: int) -> None:
-    """A safe point after `step`, which every process passes: all raise `Interrupted`, or none.
-
-    Alone, a process asks no device. Several compare notes every AGREE_EVERY_STEPS.
-    """
-    if not _several_processes():
+    """A safe point after `step`, for several processes only every AGREE_EVERY_STEPS."""
+    if _agree is None or step % AGREE_EVERY_STEPS == 0:
         check()
-    elif step % AGREE_EVERY_STEPS == 0:
-        import numpy as np
-        from jax.experimental import multihost_utils
 
-        if signum := int(multihost_utils.process_allgather(np.int32(_received)).max()):
-            raise Interrupted(signum)
+
+def work_together(agree: Callable[[int], int]) -> None:
+    """Says that this process is one of several: from now on it stops at a `check()` alone.
+
+    `agree(signum)` waits for all of them, and returns what any of them received, the same in each.
+    """
+    global _agree
+    _agree = agree
 
 
 def checked(function: Callable[P, object]) -> Callable[P, None]:
@@ -124,15 +127,10 @@ def checked(function: Callable[P, object]) -> Callable[P, None]:
     return call
 
 
-def _several_processes() -> bool:
-    jax = sys.modules.get("jax")
-    return jax is not None and jax.process_count() > 1
-
-
 def _handle(signum: int, frame: FrameType | None) -> None:
     global _received
     first, _received = not _received, _received or signum
-    if first and not _holding and not _unraisable(frame):
+    if first and not _holding and _agree is None and not _unraisable(frame):
         raise Interrupted(signum)
 
 

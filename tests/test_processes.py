@@ -196,14 +196,14 @@ def test_two_processes_compute_what_one_does_on_any_devices(two, devices, tmp_pa
 def test_both_stop_or_end_with_one_and_resume_to_the_same_state(two, tmp_path):
     workdir = tmp_path / "stopped"
 
-    def start_until(step: int) -> list[subprocess.Popen]:
-        both, deadline = start_two(workdir, *POINTS), time.monotonic() + 600
-        while not len(losses(workdir)) > step:
+    def wait_for_step(step: int, both: list[subprocess.Popen]) -> None:
+        deadline = time.monotonic() + 600
+        while len(losses(workdir)) < step:
             assert time.monotonic() < deadline and all(each.poll() is None for each in both)
             time.sleep(0.01)
-        return both
 
-    both = start_until(2)
+    both = start_two(workdir, *POINTS)
+    wait_for_step(3, both)
     both[1].send_signal(signal.SIGTERM)
     errors = [process.communicate(timeout=300)[1] for process in both]
     assert [process.returncode for process in both] == [75, 75], errors
@@ -211,10 +211,11 @@ def test_both_stop_or_end_with_one_and_resume_to_the_same_state(two, tmp_path):
     [reached], [same] = said
     assert reached == same and (workdir / "checkpoints" / reached).exists()
 
-    kept = max(50, int(reached))
-    both = start_until(kept + 2)
+    both, kept = start_two(workdir, *POINTS), max(50, int(reached))
+    wait_for_step(kept + 3, both)
     while not (workdir / "checkpoints" / str(kept)).exists():
-        time.sleep(0.001)
+        wait_for_step(len(losses(workdir)) + 1, both)
+    # Between two steps: amid one, Gloo may hang until JAX has missed the process for 100 s.
     both[1].send_signal(signal.SIGKILL)
     out, error = both[0].communicate(timeout=300)
     assert both[0].returncode == 1 and "stopped: " in error, out + error

@@ -52,7 +52,6 @@ def listening() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _received, _holding = 0, False
     heard = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
     # Python runs its handlers in the main thread, once XLA has given it back. The bytes that it
     # writes to this pipe, one a signal, reach another thread at once.
@@ -72,6 +71,7 @@ def listening() -> Iterator[None]:
         os.close(writer)  # ends the thread
         watch.join()
         os.close(reader)
+        _received, _holding = 0, False
 
 
 @contextmanager

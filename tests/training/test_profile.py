@@ -27,7 +27,7 @@ def steps_in(folder: Path) -> list[int]:
 def test_the_steps_asked_for_are_traced_as_far_as_they_come(tmp_path, wanted, steps, there):
     x, traced = jnp.ones(8), traced_steps(ProfileConfig(wanted))
     seen = []
-    for step in profiled(steps, traced, tmp_path, lambda: x.block_until_ready()):
+    for step in profiled(steps, traced, tmp_path, lambda: x.block_until_ready()):  # noqa: B023
         x = jax.jit(jnp.sin)(x)
         seen.append(step)
     assert seen == list(steps)

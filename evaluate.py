@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ddpm_jax import cli, config_json, data, parallel, parts, processes
+from ddpm_jax import cli, config_json, data, interrupt, parallel, parts, processes
 from ddpm_jax.config import ParallelConfig, check
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.digest import sha256
@@ -91,8 +91,9 @@ def main() -> None:
     out = args.out or args.workdir / "evaluation" / name
     processes.by_first(lambda: parts.claim(out, settings_of_results))
     with progress(num, 0, "example", f"step {loaded.step}") as bar:
+        tell, params = interrupt.checked(bar.update), loaded.items["ema"]
         found = bits_per_dimension.evaluate(
-            bound, loaded.items["ema"], source, settings, num, args.batch_size, out, bar.update
+            bound, params, source, settings, num, args.batch_size, out, tell
         )
     timesteps = build_diffusion(config.diffusion, args.steps).schedule.timestep_map
     if processes.is_first():

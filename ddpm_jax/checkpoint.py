@@ -269,9 +269,9 @@ def _load_newest(
     for step in reversed(steps):
         path = directory / str(step)
         try:
-            processes.by_first(partial(_check, path, abstract))
             # What a signal raises amid a load comes out of Orbax as an error of the checkpoint.
             with interrupt.held(), context:
+                processes.by_first(partial(_check, path, abstract))
                 loaded = Loaded(step, ocp.load_checkpointables(path, abstract))
         except (UserError, PermissionError, MemoryError, jax.errors.JaxRuntimeError):
             raise  # not the checkpoint's fault, and no reason to go back in time

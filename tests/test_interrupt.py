@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -305,6 +306,25 @@ def test_a_run_stopped_at_any_moment_ends_as_if_undisturbed(
     assert [r["step"] for r in ours if "loss" in r] == [1, 2, 3, 4, 5, 6]
     for name in ("samples/step_00000003.png", "samples/step_00000006.png"):
         assert (stopped / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+PICTURES = f"""
+--config {ROOT}/configs/s_curve.py --model.channels 8 --model.num-res-blocks 1 --sample.num 4
+--diffusion.timesteps 20 --train.batch-size 8 --train.steps 3 --train.warmup-steps 0
+--train.sample-every-steps 2 --train.checkpoint-every-steps 2
+""".split()
+
+
+def test_what_ends_a_run_amid_a_picture_costs_no_step(tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    arguments = ["--workdir", str(workdir), *PICTURES]
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(run, "picture_inputs", mock.Mock(side_effect=MemoryError))
+        start(train.main, arguments, patch)
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["2"]
+    assert start(train.main, arguments, monkeypatch) == 0
+    pictures = sorted(path.name for path in (workdir / "samples").iterdir())
+    assert pictures == ["step_00000002.png", "step_00000003.png"]
 
 
 def test_sampling_stops_too(tiny_run, tmp_path, monkeypatch, capsys):

@@ -1,7 +1,6 @@
 """What the benchmarks measure: networks of three sizes, and what is done with each.
 
-A worker process has one peer: `PEERS[name](work)` builds its network, and gives back functions to
-time and numbers to compare.
+A worker process has one peer, which makes a `Measured` of its `Work`.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,11 +32,12 @@ class Work:
     """What one worker does."""
 
     case: str
-    step: str  # one of STEPS
+    step: str  # one of STEPS, or "batch"
     batch_size: int
     count: int  # steps of a measurement
     dtype: str  # of computation
     device: str  # "cpu" or "gpu"
+    folder: str = ""  # of the images of the pipeline
 
 
 def load(name: str) -> Case:

@@ -1,8 +1,8 @@
 """Kills a training run again and again, at random moments, and checks that nothing was lost.
 
-    python benchmarks/chaos.py                 # 30 on one mesh, 10 on changing ones; minutes
-    python benchmarks/chaos.py --kills 5 --elsewhere 2 --write False
-    python benchmarks/chaos.py --processes 2   # every run as two processes that share the mesh
+    python -m benchmarks.chaos                 # 30 on one mesh, 10 on changing ones; minutes
+    python -m benchmarks.chaos --kills 5 --elsewhere 2 --write False
+    python -m benchmarks.chaos --processes 2   # every run as two processes that share the mesh
 
 It goes on until there were so many SIGKILLs; about as often a start is ended by SIGTERM or SIGINT.
 They come soon after it began, amid steps, amid a picture, or while a checkpoint is half-written,
@@ -14,53 +14,29 @@ numbers into benchmarks/results/chaos_1.json, or chaos_2.json for two processes.
 """
 
 import json
-import os
 import random
 import re
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from ddpm_jax import checkpoint, cli, config_json, parallel
-from ddpm_jax.config import ParallelConfig
+from benchmarks.chaos_run import LIMIT_SECONDS, ROOT, Mesh, Pace, Run, digests, parameters
+from ddpm_jax import cli
 from ddpm_jax.interrupt import EXIT_CODE
-from ddpm_jax.models import build_network
-from ddpm_jax.training.state import init_state, make_optimizer
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reliability.md"
 RESULTS = ROOT / "benchmarks" / "results"
-STEPS_PER_KILL = 60  # more than pass until a SIGKILL, so that the run outlasts them all
-CHECKPOINT_STEPS, PICTURE_STEPS = 20, 32
-# Points of the S curve, whose network starts within seconds; its weights, 128 x 128, are split.
-OPTIONS = f"""
---config configs/s_curve.py --diffusion.timesteps 50 --train.batch-size 8 --train.warmup-steps 0
---train.log-every-steps 1 --train.checkpoint-every-steps {CHECKPOINT_STEPS}
---train.sample-every-steps {PICTURE_STEPS} --sample.steps 50 --sample.num 8 --sample.batch-size 8
-""".split()
-LIMIT_SECONDS = 3600  # for anything to happen, on a busy machine
 
 
-class Mesh(NamedTuple):
-    """How a start of the run is laid out."""
-
-    data: int
-    fsdp: int
-    devices: int  # there are as many, of which data * fsdp are used
-
-
+PACES = {"same": Pace(20, 32, 60), "others": Pace(5, 8, 20)}
 SAME = [Mesh(2, 2, devices) for devices in (4, 6, 8)]
 OTHERS = [Mesh(1, 1, 1), Mesh(2, 1, 2), Mesh(8, 1, 8), Mesh(1, 2, 4), Mesh(1, 4, 4), Mesh(2, 4, 8)]
 SETS = {"same": SAME, "others": OTHERS}
@@ -91,86 +67,6 @@ class Kill:
     seconds: float  # from the signal to the end of all
 
 
-class Run:
-    """A run folder, and the processes that work on it."""
-
-    def __init__(self, workdir: Path, steps: int, processes: int) -> None:
-        self.workdir, self.steps, self.count = workdir, steps, processes
-        self._output = workdir.with_suffix(".out")
-        self._processes: list[subprocess.Popen] = []
-
-    def start(self, mesh: Mesh) -> None:
-        """Starts train.py on a mesh; its output goes to a file, for a full pipe would block."""
-        command = [sys.executable, "train.py", "--workdir", str(self.workdir), *OPTIONS]
-        command += ["--train.steps", str(self.steps)]
-        command += ["--parallel.data", str(mesh.data), "--parallel.fsdp", str(mesh.fsdp)]
-        self._output.parent.mkdir(parents=True, exist_ok=True)
-        with self._output.open("w") as output:
-            self._processes = [
-                subprocess.Popen(
-                    command,
-                    cwd=ROOT,
-                    env=os.environ | environment,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                )
-                for environment in _environments(mesh.devices, self.count)
-            ]
-
-    def signal(self, signum: int, hit: Sequence[int] | None = None) -> None:
-        """Sends it to all processes, or to those of these numbers."""
-        for i in range(len(self._processes)) if hit is None else hit:
-            self._processes[i].send_signal(signum)
-
-    def running(self) -> bool:
-        return all(process.poll() is None for process in self._processes)
-
-    def end(self) -> tuple[tuple[int, ...], str]:
-        """Waits for all; their exit codes and what they said."""
-        codes = tuple(process.wait(timeout=LIMIT_SECONDS) for process in self._processes)
-        return codes, self._output.read_text()
-
-    def records(self) -> list[dict]:
-        path = self.workdir / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-
-    def logged(self) -> int:
-        return max((record["step"] for record in self.records() if "step" in record), default=0)
-
-    def half_written(self) -> set[tuple[str, int]]:
-        """Checkpoints on their way; what an earlier kill left is another than a new one."""
-        found = set()
-        for path in self.workdir.glob("checkpoints/*tmp*"):
-            with suppress(FileNotFoundError):  # it has become whole meanwhile
-                found.add((path.name, path.stat().st_ino))
-        return found
-
-    def newest(self) -> int:
-        steps = (path.name for path in self.workdir.glob("checkpoints/*"))
-        return max((int(step) for step in steps if step.isdigit()), default=0)
-
-
-def _environments(devices: int, processes: int) -> list[dict[str, str]]:
-    """The environment of each process that has its part of the devices."""
-    environment = {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(devices // processes),
-        # Without it a start would compile for longer than it trains.
-        "JAX_COMPILATION_CACHE_DIR": os.environ.get(
-            "JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax")
-        ),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    if processes == 1:
-        return [environment]
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        address = f"localhost:{probe.getsockname()[1]}"
-    environment |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(processes)}
-    return [environment | {"JAX_PROCESS_ID": str(i)} for i in range(processes)]
-
-
 def choose_moment(run: Run, rng: random.Random) -> tuple[str, Callable[[], bool]]:
     """A moment to kill at: its name, and whether it has come. All but the first need progress."""
     done, started = max(run.newest(), run.logged()), time.monotonic()
@@ -179,7 +75,7 @@ def choose_moment(run: Run, rng: random.Random) -> tuple[str, Callable[[], bool]
         delay = rng.uniform(0, 6)
         return f"{delay:.1f} s after the start", lambda: time.monotonic() > started + delay
     if kind == "step":
-        step = done + rng.randint(1, CHECKPOINT_STEPS)
+        step = done + rng.randint(1, run.pace.checkpoint_steps)
         return f"step {step}", lambda: run.logged() >= step
     if kind == "save":
         delay = rng.choice([0, 0, 0.01, 0.05])  # within a save, which takes about 0.2 s
@@ -191,7 +87,7 @@ def choose_moment(run: Run, rng: random.Random) -> tuple[str, Callable[[], bool]
             return bool(seen) and time.monotonic() >= seen[0] + delay
 
         return "a save", saving
-    step = (done // PICTURE_STEPS + 1) * PICTURE_STEPS
+    step = (done // run.pace.picture_steps + 1) * run.pace.picture_steps
     return f"the picture of step {step}", lambda: run.logged() >= step
 
 
@@ -264,29 +160,9 @@ def check_log(run: Run) -> None:
     logged = [record["step"] for record in run.records() if "loss" in record]
     assert logged == list(range(1, run.steps + 1)), logged
     drawn = {path.name for path in (run.workdir / "samples").glob("*.png")}
-    due = {n for n in range(1, run.steps + 1) if n % PICTURE_STEPS == 0 or n == run.steps}
+    steps = range(1, run.steps + 1)
+    due = {n for n in steps if n % run.pace.picture_steps == 0 or n == run.steps}
     assert drawn == {f"step_{n:08d}.png" for n in due}, drawn
-
-
-def digests(run: Run) -> dict[str, str]:
-    """Those of parameters, average and optimizer, from the last line of the log."""
-    last = run.records()[-1]
-    assert last["event"] == "finished", last
-    return {name: value for name, value in last.items() if name.endswith("sha256")}
-
-
-def parameters(run: Run) -> dict[str, np.ndarray]:
-    """Those of the newest checkpoint."""
-    config = config_json.read_config(run.workdir / "config.json")
-    network = build_network(config)
-    optimizer = make_optimizer(config.train)
-    abstract = jax.eval_shape(
-        lambda: init_state(network.init(jax.random.key(0)), optimizer, config)
-    )
-    mesh = parallel.make_mesh(ParallelConfig(data=1), 1)
-    with checkpoint.Checkpoints(run.workdir / "checkpoints", 3) as checkpoints:
-        state = checkpoints.restore(parallel.replicated_abstract(abstract, mesh))
-    return jax.device_get(state.params)
 
 
 def largest_difference(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
@@ -354,7 +230,7 @@ def main() -> None:
     }
     wanted = {"same": args.kills, "others": args.elsewhere}
     runs = {
-        (name, kind): Run(out / name / kind, STEPS_PER_KILL * max(kills, 1), args.processes)
+        (name, kind): Run(out / name / kind, kills, PACES[name], args.processes)
         for name, kills in wanted.items()
         for kind in ("undisturbed", "killed")
     }

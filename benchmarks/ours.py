@@ -20,13 +20,14 @@ from ddpm_jax.training.state import init_state, make_optimizer
 from ddpm_jax.training.step import make_train_step, make_update, to_model_range
 
 
-def build(work: Work) -> Measured:
-    """The peer called "ours"."""
+def build(work: Work, config: Config | None = None) -> Measured:
+    """The peer called "ours", with the model of its case or another."""
     parallel.use_every_core()
     case = cases.load(work.case)
-    model = replace(case.model.model, dtype=work.dtype)
-    train = replace(case.model.train, batch_size=work.batch_size)
-    config = replace(case.model, model=model, train=train)
+    config = config or case.model
+    model = replace(config.model, dtype=work.dtype)
+    train = replace(config.train, batch_size=work.batch_size)
+    config = replace(config, model=model, train=train)
     mesh = parallel.make_mesh(ParallelConfig(), work.batch_size)
     network = build_network(config)
     if work.step == "train_step":

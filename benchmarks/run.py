@@ -3,12 +3,12 @@
     python -m benchmarks.run --case small32 --peers ours,diffusers,torch_adm --json FILE
     python -m benchmarks.run --case ddpm_cifar --steps train_step --dtype bfloat16 --device gpu
 
-Cases: small32 (32 channels), ddpm_cifar (DDPM's 35.7 M), adm64 (ADM's at 64x64; a GPU); `pipeline`
-is benchmarks/pipeline.py. Peers: ours; diffusers (its UNet2DModel); torch_adm (benchmarks/
-torch_adm.py, eager); torch_compiled (the same by torch.compile). Each is a process of its own, all
-stay alive, and one works at a time: A B C, A B C, ... Before that all must agree on parameter
-counts, outputs, losses and gradients. A ratio is that of a round, ours to the peer's; what is
-printed are medians.
+Cases: small32 (32 channels), ddpm_cifar (DDPM's 35.7 M), adm64 (ADM's at 64x64; a GPU), pipeline
+(data alone, benchmarks/pipeline.py, whose peer is a DataLoader). Peers: ours; diffusers (its
+UNet2DModel); torch_adm (benchmarks/torch_adm.py, eager); torch_compiled (the same, compiled). Each
+is a process of its own, all stay alive, and one works at a time: A B C, A B C, ... Before that all
+must agree on parameter counts, outputs, losses and gradients. What is printed are medians: the
+milliseconds of a step, and in brackets the speed of the first peer as a multiple of this one's.
 """
 
 import json
@@ -17,8 +17,10 @@ import os
 import platform
 import statistics
 import sys
+import tempfile
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from multiprocessing.connection import Connection
@@ -31,13 +33,14 @@ from benchmarks import cases
 from benchmarks.cases import Work
 from ddpm_jax import cli
 
-PEERS = ("ours", "diffusers", "torch_adm", "torch_compiled")
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}  # of the largest number, in each that is compared
+EAGER = {"diffusers", "torch_adm"}
+# Of the largest number of each array that is compared.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "uint8": 0}
 
 
 @dataclass(frozen=True)
 class Args:
-    case: Literal["small32", "ddpm_cifar", "adm64"] = "small32"
+    case: Literal["small32", "ddpm_cifar", "adm64", "pipeline"] = "small32"
     peers: str = "ours,diffusers,torch_adm"
     steps: str = ",".join(cases.STEPS)
     batch_size: int = 0  # 0: that of the case
@@ -53,7 +56,11 @@ def worker(pipe: Connection, peer: str, work: Work) -> None:
     os.environ["JAX_PLATFORMS"] = "cuda" if (peer, work.device) == ("ours", "gpu") else "cpu"
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # peers share the memory
     try:
-        if peer == "ours":
+        if work.case == "pipeline":
+            from benchmarks import pipeline
+
+            measured = (pipeline.ours if peer == "ours" else pipeline.torch_loader)(work)
+        elif peer == "ours":
             from benchmarks import ours
 
             measured = ours.build(work)
@@ -76,7 +83,7 @@ class Peer:
     def __init__(self, name: str, work: Work):
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        self._process = context.Process(target=worker, args=(other, name, work), daemon=True)
+        self._process = context.Process(target=worker, args=(other, name, work))
         self._process.start()
         self.parameters = self._answer()
 
@@ -97,34 +104,38 @@ class Peer:
 
 
 def measure(names: list[str], work: Work, rounds: int) -> dict[str, dict[str, Any]]:
-    """By peer: parameters, milliseconds a step and their median, and peak bytes."""
+    """By peer: parameters, milliseconds a step and their median, peak bytes, the first's speed."""
     works = {name: work for name in names}
     if work.device == "gpu":  # what people do who do no more than run it
-        works |= {name: replace(work, dtype="float32") for name in {"diffusers", "torch_adm"}}
+        works |= {name: replace(work, dtype="float32") for name in EAGER & set(names)}
     peers = {name: Peer(name, works[name]) for name in names}
-    agree({name: peer.parameters for name, peer in peers.items()})
-    compare({name: peer.ask("check")[0] for name, peer in peers.items()}, work.dtype)
-    for peer in peers.values():
-        peer.ask("run")  # compiles
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(rounds):
-        for name, peer in peers.items():
-            times[name].append(1000 * peer.ask("run")[1] / work.count)
-    found = {
+    try:
+        agree({name: peer.parameters for name, peer in peers.items()})
+        compare({name: peer.ask("check")[0] for name, peer in peers.items()}, work.dtype)
+        # The first compiles, and reads images for the first time.
+        first = {name: peer.ask("run")[1] for name, peer in peers.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        for _ in range(rounds):
+            for name, peer in peers.items():
+                seconds[name].append(peer.ask("run")[1])
+        peak = {name: peer.ask("peak_bytes")[0] for name, peer in peers.items()}
+    finally:
+        for peer in peers.values():
+            peer.close()
+    reference = seconds[names[0]]
+    return {
         name: {
-            "parameters": peer.parameters,
-            "ms": statistics.median(times[name]),
-            "all_ms": times[name],
-            "peak_bytes": peer.ask("peak_bytes")[0],
+            "parameters": peers[name].parameters,
+            "ms": 1000 * statistics.median(each) / work.count,
+            "speed_of_first": statistics.median(
+                b / a for a, b in zip(reference, each, strict=True)
+            ),
+            "all_ms": [1000 * n / work.count for n in each],
+            "first_ms": 1000 * first[name] / work.count,
+            "peak_bytes": peak[name],
         }
-        for name, peer in peers.items()
+        for name, each in seconds.items()
     }
-    for peer in peers.values():
-        peer.close()
-    for name in set(names) - {names[0]}:
-        pairs = zip(times[names[0]], times[name], strict=True)
-        found[name]["speed_of_first"] = statistics.median(b / a for a, b in pairs)
-    return found
 
 
 def agree(parameters: dict[str, int]) -> None:
@@ -139,31 +150,45 @@ def compare(checks: dict[str, dict[str, np.ndarray]], dtype: str) -> None:
     for name, found in others:
         for what, value in wanted.items():
             error = np.abs(found[what] - value).max() / np.abs(value).max()
-            if not error < TOLERANCE[dtype]:
+            if not error <= TOLERANCE[dtype]:
                 sys.exit(f"{what} of {name} differs from that of {first} by {error:.1e}")
 
 
 def main() -> None:
     args = cli.parse(Args, sys.argv[1:], description=__doc__)
-    case = cases.load(args.case)
-    batches = case.gpu_batches if args.device == "gpu" else (case.cpu_batch,)
     results = []
-    for batch_size in (args.batch_size,) if args.batch_size else batches:
-        for step in args.steps.split(","):
-            work = Work(args.case, step, batch_size, args.count, args.dtype, args.device)
-            peers = measure(args.peers.split(","), work, args.rounds)
-            results.append(asdict(work) | {"peers": peers})
-            print(row(results[-1]), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for work in works(args, Path(folder)):
+            names = ["ours", "torch_loader"] if args.case == "pipeline" else args.peers.split(",")
+            found = asdict(work) | {"peers": measure(names, work, args.rounds)}
+            found.pop("folder")
+            results.append(found)
+            print(row(found), flush=True)
     if args.json is not None:
         write(args.json, results)
+
+
+def works(args: Args, folder: Path) -> Iterator[Work]:
+    """What the arguments ask for, one after the other."""
+    if args.case == "pipeline":
+        from benchmarks import pipeline
+
+        pipeline.make_folder(folder)
+        size = args.batch_size or 128
+        yield Work("pipeline", "batch", size, pipeline.IMAGES // size, "uint8", "cpu", str(folder))
+        return
+    case = cases.load(args.case)
+    batches = case.gpu_batches if args.device == "gpu" else (case.cpu_batch,)
+    for batch_size in (args.batch_size,) if args.batch_size else batches:
+        for step in args.steps.split(","):
+            yield Work(args.case, step, batch_size, args.count, args.dtype, args.device)
 
 
 def row(result: dict[str, Any]) -> str:
     """A line of the table: milliseconds a step, and the speed of the first as a share."""
     cells = [
-        f"{name} {peer['ms']:.1f} ms"
-        + (f" (x {peer['speed_of_first']:.2f})" if "speed_of_first" in peer else "")
-        for name, peer in result["peers"].items()
+        f"{name} {peer['ms']:.1f} ms" + (f" (x {peer['speed_of_first']:.2f})" if i else "")
+        for i, (name, peer) in enumerate(result["peers"].items())
     ]
     return f"{result['case']} {result['step']}, batch {result['batch_size']}: {', '.join(cells)}"
 
@@ -174,20 +199,21 @@ def write(path: Path, results: list[dict[str, Any]]) -> None:
     key = ("case", "step", "batch_size", "dtype", "device")
     fresh = {tuple(result[name] for name in key) for result in results}
     kept = [result for result in old if tuple(result[name] for name in key) not in fresh]
-    packages = ("jax", "flax", "torch", "diffusers")
-    content = {
-        "command": f"python -m benchmarks.run {' '.join(sys.argv[1:])}",
-        "machine": {"cores": len(os.sched_getaffinity(0)), "processor": _processor()},
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
-        "results": kept + results,
-    }
+    content = about(f"python -m benchmarks.run {' '.join(sys.argv[1:])}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path.write_text(json.dumps(content | {"results": kept + results}, indent=1) + "\n")
 
 
-def _processor() -> str:
+def about(command: str) -> dict[str, Any]:
+    """What figures are worth nothing without: the command, the machine, the versions."""
+    packages = ("jax", "flax", "torch", "diffusers")
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
+    names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
+    return {
+        "command": command,
+        "machine": {"cores": len(os.sched_getaffinity(0)), "processor": (names or [""])[0]},
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+    }
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """A short run of benchmarks/chaos.py."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def test_a_run_that_is_killed_again_and_again_loses_nothing(tmp_path):
     options = ["--kills", "6", "--elsewhere", "3", "--write", "False", "--out", str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, "benchmarks/chaos.py", *options],
+        [sys.executable, "-m", "benchmarks.chaos", *options],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )

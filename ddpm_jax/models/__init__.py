@@ -1,14 +1,13 @@
 """Networks as pure functions: parameters are a flat dict of arrays, named as in PyTorch."""
 
-import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from flax import nnx
 
 from ddpm_jax.config import Config, data_shape
+from ddpm_jax.models import initial
 from ddpm_jax.models.classifier import Classifier
 from ddpm_jax.models.mlp import MLP
 from ddpm_jax.models.unet import UNet
@@ -28,20 +27,6 @@ class Network(NamedTuple):
     abstract: dict[str, jax.ShapeDtypeStruct]
 
 
-class Keys:
-    """The keys that `nnx.Rngs(key)` would give its modules, counted on the host.
-
-    nnx.Rngs counts in an array, and each count makes JAX word an error that nobody sees, as long
-    as the trace so far: a network of 550 M parameters took 5.7 s to trace, and takes 0.8.
-    """
-
-    def __init__(self, key: jax.Array):
-        self._key, self._count = key, itertools.count()
-
-    def params(self) -> jax.Array:
-        return jax.random.fold_in(self._key, np.uint32(next(self._count)))
-
-
 def functional(build: Callable[[nnx.Rngs], nnx.Module], method: str = "__call__") -> Network:
     """Splits the module that `build(rngs)` makes into functions and a flat dict of parameters.
 
@@ -50,15 +35,15 @@ def functional(build: Callable[[nnx.Rngs], nnx.Module], method: str = "__call__"
     A name joins the path to a parameter by dots, as in `input_blocks.1.0.conv1.kernel`. The module
     may hold nothing but parameters: no random state, no batch statistics.
     """
-    graphdef, params, rest = nnx.split(
-        nnx.eval_shape(lambda: build(Keys(jax.random.key(0)))), nnx.Param, ...
-    )
+    counted = initial.Stream()
+    graphdef, params, rest = nnx.split(nnx.eval_shape(lambda: build(counted)), nnx.Param, ...)
     if jax.tree.leaves(rest):
         raise TypeError(f"a model may hold parameters only, not {rest}")
     paths = {".".join(map(str, path)): path for path, _ in nnx.to_flat_state(params)}
 
     def init(key: jax.Array) -> Params:
-        state = nnx.to_flat_state(nnx.state(build(Keys(key)), nnx.Param))
+        module = build(initial.draw(key, counted.used))
+        state = nnx.to_flat_state(nnx.state(module, nnx.Param))
         return {".".join(map(str, path)): value[...] for path, value in state}
 
     def apply(params: Params, *args: jax.Array | None) -> jax.Array:

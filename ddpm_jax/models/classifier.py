@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ddpm_jax.config import ModelConfig
+from ddpm_jax.models.initial import normal_init
 from ddpm_jax.models.layers import FLOAT32, GroupNorm, attend, heads_of, linear
 from ddpm_jax.models.unet import Encoder, dropout_keys
 
@@ -21,9 +22,8 @@ class AttentionPool(nnx.Module):
     def __init__(
         self, side: int, channels: int, out_features: int, config: ModelConfig, rngs: nnx.Rngs
     ):
-        init = nnx.initializers.normal(channels**-0.5)
         self.heads = heads_of(channels, config)
-        self.positional_embedding = nnx.Param(init(rngs.params(), (side**2 + 1, channels)))
+        self.positional_embedding = nnx.Param(normal_init(rngs.params(), (side**2 + 1, channels)))
         self.qkv_proj = linear(channels, 3 * channels, FLOAT32, rngs)
         self.c_proj = linear(channels, out_features, FLOAT32, rngs)
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ddpm_jax.config import ModelConfig
+from ddpm_jax.models.initial import normal_init
 from ddpm_jax.models.layers import (
     FLOAT32,
     Attention,
@@ -97,7 +98,9 @@ class UNet(Encoder):
     ):
         super().__init__(config, image_size, in_channels, rngs)
         self.label_emb = (
-            nnx.Embed(config.num_classes, 4 * config.channels, rngs=rngs)
+            nnx.Embed(
+                config.num_classes, 4 * config.channels, embedding_init=normal_init, rngs=rngs
+            )
             if config.num_classes
             else None
         )

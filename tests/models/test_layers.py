@@ -65,9 +65,12 @@ def test_dropout_needs_a_key_keeps_the_mean_and_follows_the_key():
     one, same, other = (dropout(x, 0.3, jax.random.key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
-    np.testing.assert_allclose(np.unique(one), [0, 1 / 0.7], rtol=1e-6)
+    np.testing.assert_allclose(np.unique(one), [0, 1 / 0.7], rtol=2**-17 / 0.7)
     assert one.mean() == pytest.approx(1, abs=4 * np.sqrt(0.3 / 0.7) / 100)
     assert dropout(x.astype(jnp.bfloat16), 0.3, jax.random.key(0)).dtype == jnp.bfloat16
+    odd = dropout(jnp.ones((1000, 3)), 0.3, jax.random.key(0))
+    np.testing.assert_allclose(odd.mean(axis=0), 1, atol=5 * np.sqrt(0.3 / 0.7 / 1000))
+    assert abs(np.corrcoef(odd.T) - np.eye(3)).max() < 5 / np.sqrt(1000)  # each has bits of its own
 
 
 @pytest.mark.parametrize("offset, spread", [(0, 1), (1000, 1), (-300, 0.5), (0, 1e-3)])

@@ -25,10 +25,10 @@ def steps_in(folder: Path) -> list[int]:
     [("3:4", range(1, 7), [3, 4]), ("1:1", range(1, 3), [1]), ("5:9", range(4, 7), [5, 6])],
 )
 def test_the_steps_asked_for_are_traced_as_far_as_they_come(tmp_path, wanted, steps, there):
-    x, traced = jnp.ones(8), traced_steps(ProfileConfig(wanted))
+    x, traced = [jnp.ones(8)], traced_steps(ProfileConfig(wanted))
     seen = []
-    for step in profiled(steps, traced, tmp_path, lambda: x.block_until_ready()):  # noqa: B023
-        x = jax.jit(jnp.sin)(x)
+    for step in profiled(steps, traced, tmp_path, lambda: x[-1].block_until_ready()):
+        x.append(jax.jit(jnp.sin)(x[-1]))
         seen.append(step)
     assert seen == list(steps)
     assert steps_in(tmp_path) == there

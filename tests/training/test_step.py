@@ -28,7 +28,7 @@ from ddpm_jax.training.state import (
     learning_rate,
     make_optimizer,
 )
-from ddpm_jax.training.step import make_train_step, suspects, to_model_range
+from ddpm_jax.training.step import make_train_step, one_of, suspects, to_model_range
 from tests.models.helpers import random_params
 
 CONFIG = Config(
@@ -263,3 +263,15 @@ def test_a_digest_tells_values_names_and_types_apart():
     assert sha256(a) == sha256({"x": jnp.zeros(2)})
     others = [{"y": a["x"]}, {"x": np.zeros(2, np.int32)}, {"x": np.ones(2, np.float32)}]
     assert len({sha256(tree) for tree in [a, *others]}) == 4
+
+
+@pytest.mark.parametrize(("platform", "branches"), [("cpu", True), ("cuda", False), ("tpu", False)])
+def test_a_skipped_update_is_a_branch_on_cpu_and_a_choice_where_that_would_wait(platform, branches):
+    def chosen(flag: jax.Array, x: jax.Array) -> jax.Array:
+        return one_of(flag, jnp.exp, jnp.sin, x)
+
+    x = jnp.arange(4.0)
+    for flag, function in ((True, jnp.exp), (False, jnp.sin)):
+        np.testing.assert_array_equal(jax.jit(chosen)(flag, x), function(x))
+    lowered = jax.jit(chosen).trace(True, x).lower(lowering_platforms=(platform,)).as_text()
+    assert ("stablehlo.select" in lowered) != branches

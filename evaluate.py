@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ddpm_jax import cli, config_json, data, parallel, parts, processes
+from ddpm_jax import cli, config_json, data, interrupt, parallel, parts, processes
 from ddpm_jax.config import ParallelConfig, check
 from ddpm_jax.diffusion import build_diffusion
+from ddpm_jax.digest import sha256
 from ddpm_jax.errors import UserError, run_script
 from ddpm_jax.evaluation import bits_per_dimension
 from ddpm_jax.models import build_network
@@ -76,20 +77,23 @@ def main() -> None:
     loaded = load_weights(args.workdir, network, mesh, weights, args.checkpoint)
 
     # The bound, a file a batch, and what it comes to
+    described = replace(settings, dir=""), config.model, config.diffusion
     settings_of_results = {
         "checkpoint": loaded.step,
         "data": f"{settings.name} {settings.split}",
         "steps": args.steps,
         "seed": args.seed,
         "weights": None if weights == "ema" else weights,
+        "run": sha256([str(described), loaded.items["ema"]])[:16],
     }
     told = [args.steps or None, settings_of_results["weights"]]
     name = "_".join(["bpd", settings.split, f"{loaded.step:08d}", *filter(None, told)])
     out = args.out or args.workdir / "evaluation" / name
     processes.by_first(lambda: parts.claim(out, settings_of_results))
     with progress(num, 0, "example", f"step {loaded.step}") as bar:
+        tell, params = interrupt.checked(bar.update), loaded.items["ema"]
         found = bits_per_dimension.evaluate(
-            bound, loaded.items["ema"], source, settings, num, args.batch_size, out, bar.update
+            bound, params, source, settings, num, args.batch_size, out, tell
         )
     timesteps = build_diffusion(config.diffusion, args.steps).schedule.timestep_map
     if processes.is_first():

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ddpm_jax import cli, data, outputs, parallel, processes
+from ddpm_jax import cli, data, interrupt, outputs, parallel, processes
 from ddpm_jax.data.low_res import read_low_res
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.errors import UserError, run_script
@@ -120,7 +120,8 @@ def main() -> None:
     # The chains
     for model, told in zip(models, labels, strict=True):
         with progress(num * rows, 0, "sample", f"step {model.step}") as bar:
-            drawn = model.draw(args.seed, told, bar.update, low_res, parts=out / outputs.UNFINISHED)
+            tell, unfinished = interrupt.checked(bar.update), out / outputs.UNFINISHED
+            drawn = model.draw(args.seed, told, tell, low_res, parts=unfinished)
         if model is not models[-1]:
             low_res = drawn.x
             if processes.is_first():

@@ -65,9 +65,10 @@ def main() -> None:
 
     # Devices, data, model, weights
     parallel.use_every_core()
-    processes.join()
+    processes.join(vars(args))
     mesh = parallel.make_mesh(ParallelConfig(), args.batch_size)
     source = data.load_source(settings)
+    processes.must_agree({"examples": len(source)})
     check_labels(replace(config, data=settings), source.num_classes)
     num = args.num or len(source)
     if num > len(source):
@@ -91,13 +92,12 @@ def main() -> None:
     out = args.out or args.workdir / "evaluation" / name
     processes.by_first(lambda: parts.claim(out, settings_of_results))
     with progress(num, 0, "example", f"step {loaded.step}") as bar:
-        tell, params = interrupt.checked(bar.update), loaded.items["ema"]
+        update = interrupt.checked(bar.update)
         found = bits_per_dimension.evaluate(
-            bound, params, source, settings, num, args.batch_size, out, tell
+            bound, loaded.items["ema"], source, settings, num, args.batch_size, out, update
         )
     timesteps = build_diffusion(config.diffusion, args.steps).schedule.timestep_map
-    if processes.is_first():
-        print(bits_per_dimension.report(found, timesteps, out))
+    print(processes.by_first(lambda: bits_per_dimension.report(found, timesteps, out)))
 
 
 if __name__ == "__main__":

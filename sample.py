@@ -19,6 +19,7 @@ whenever you like: the same command goes on at its next batch.
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -103,7 +104,7 @@ def main() -> None:
 
     # Devices and weights: all of them before the first chain, for that may take hours
     parallel.use_every_core()
-    processes.join()
+    processes.join(vars(args))
     models = [
         stages.load_stage(
             workdir,
@@ -120,23 +121,24 @@ def main() -> None:
     # The chains
     for model, told in zip(models, labels, strict=True):
         with progress(num * rows, 0, "sample", f"step {model.step}") as bar:
-            tell, unfinished = interrupt.checked(bar.update), out / outputs.UNFINISHED
-            drawn = model.draw(args.seed, told, tell, low_res, parts=unfinished)
+            update, unfinished = interrupt.checked(bar.update), out / outputs.UNFINISHED
+            drawn = model.draw(args.seed, told, update, low_res, parts=unfinished)
         if model is not models[-1]:
             low_res = drawn.x
-            if processes.is_first():
-                outputs.save_arrays(drawn, out / "base")
+            processes.by_first(partial(outputs.save_arrays, drawn, out / "base"))
     drawn = drawn._replace(scales=guide.scales)
 
     # Files: points lie over those of the data
-    if not processes.is_first():
-        return
     points = last.data.name == "s_curve"
     reference = data.load_source(last.data).points if points else None
-    outputs.save_samples(drawn, out, reference, classes[-1], low_res)
-    if args.frames:
-        outputs.save_chain(drawn, build_diffusion(last.diffusion).schedule, out, reference)
-    outputs.drop_unfinished(out)
+
+    def save() -> None:
+        outputs.save_samples(drawn, out, reference, classes[-1], low_res)
+        if args.frames:
+            outputs.save_chain(drawn, build_diffusion(last.diffusion).schedule, out, reference)
+        outputs.drop_unfinished(out)
+
+    processes.by_first(save)  # and the others wait, for minutes if there are many
     at = f" at each of {rows} scales, a row each" if rows > 1 else ""
     print(f"{num} samples{at} in {out}")
 

@@ -35,7 +35,8 @@ def main() -> None:
 
     # Devices, model, optimizer, step
     parallel.use_every_core()
-    processes.join()
+    options = config_json.flat(config) | {"workdir": workdir.absolute(), "dry_run": dry_run}
+    processes.join(options)
     mesh = parallel.make_mesh(config.parallel, train.batch_size // train.grad_accumulation_steps)
     diffusion = build_diffusion(config.diffusion)
     network = build_network(config)
@@ -59,6 +60,7 @@ def main() -> None:
 
     # Data
     source, held_out = data.hold_out(data.load_source(config.data), config.data)
+    processes.must_agree({"examples": len(source), "held out": len(held_out or ())})
     run.check_labels(config, source.num_classes)
     validate = held_out and make_validator(config, diffusion, network, mesh, held_out)
     draw = None if config.model.kind == "classifier" else make_drawer(config, network, mesh)
@@ -73,7 +75,7 @@ def main() -> None:
         checkpoint.Checkpoints(
             workdir / "checkpoints", train.keep_checkpoints, train.stop_on_failed_save
         ) as checkpoints,
-        processes.ending_together(),
+        processes.ending_together(),  # before the checkpoints wait for those of others
     ):
         # Restore
         on_mesh = parallel.abstract_on(abstract, sharding)

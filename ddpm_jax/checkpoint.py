@@ -88,7 +88,7 @@ class Checkpoints:
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         try:
-            self.wait()
+            self._settle()
             self._orbax.close()
         except Exception as error:
             if kind is None:  # else the error that is under way says more
@@ -124,7 +124,7 @@ class Checkpoints:
 
     def _end_last_save(self) -> None:
         try:
-            self.wait()
+            self._settle()
         except RunError as error:
             if self._stop:
                 raise
@@ -138,7 +138,15 @@ class Checkpoints:
             self._orbax = self._open()
 
     def wait(self) -> None:
-        """Returns once every save is on disk; raises RunError if the last one failed."""
+        """Returns once every save is on disk, and sealed; raises RunError if the last one failed.
+
+        All processes must call it. Those that did not would leave, and end the first one, while it
+        reads what they wrote.
+        """
+        self._settle()
+        processes.from_all(None)
+
+    def _settle(self) -> None:
         written, self._written = self._written, None
         try:
             if written is not None:

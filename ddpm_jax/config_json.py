@@ -76,6 +76,15 @@ def _fits(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
 
 
+def flat(config: Config) -> dict[str, Any]:
+    """Every field by its full name, such as `train.seed`."""
+    return {
+        f"{section}.{field}": value
+        for section, fields in dataclasses.asdict(config).items()
+        for field, value in fields.items()
+    }
+
+
 def differences(new: Config, old: Config) -> list[str]:
     """One phrase for each field that changes what the run computes: `train.seed 0 -> 1`.
 
@@ -100,11 +109,11 @@ def differences(new: Config, old: Config) -> list[str]:
         free.add("train.steps")
     if new.train.early_stop_validations and old.train.early_stop_validations:
         free.add("train.early_stop_validations")
-    found = []
-    for section in ("data", "model", "diffusion", "train"):
-        before, after = getattr(old, section), getattr(new, section)
-        for field in dataclasses.fields(after):
-            a, b = getattr(before, field.name), getattr(after, field.name)
-            if a != b and f"{section}.{field.name}" not in free:
-                found.append(f"{section}.{field.name} {a} -> {b}")
-    return found
+    before = flat(old)
+    return [
+        f"{name} {before[name]} -> {value}"
+        for name, value in flat(new).items()
+        if name.startswith(("data.", "model.", "diffusion.", "train."))
+        and value != before[name]
+        and name not in free
+    ]

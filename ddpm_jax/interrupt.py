@@ -2,10 +2,10 @@
 
 A signal raises `Interrupted` where Python is, as Ctrl-C raises KeyboardInterrupt, or as soon as a
 compilation hands control back. That is safe wherever files appear whole or not at all. Inside of
-`held()`, where there is more to lose, it waits for the next `check()`. What is raised amid a
-destructor or a callback of the garbage collector Python ignores; then it is raised once more. A
-second signal ends the process at once, also amid a compilation; no file that was whole is lost by
-that.
+`held()`, where there is more to lose, it waits for the next `check()`; so it does everywhere in one
+of several processes, for they can only stop together. What is raised amid a destructor or a
+callback of the garbage collector Python ignores; then it is raised once more. A second signal ends
+the process at once, also amid a compilation; no file that was whole is lost by that.
 """
 
 import os
@@ -28,6 +28,7 @@ AGAIN_SECONDS = 0.01  # after which what Python ignored is raised once more
 
 _received: int = 0  # the signal, once there was one
 _holding = False
+_agree: Callable[[int], int] | None = None  # of several processes: on what any of them received
 
 
 class Interrupted(BaseException):
@@ -85,16 +86,18 @@ def listening() -> Iterator[None]:
         os.close(writer)  # ends the thread
         watch.join()
         os.close(reader)
+        _received, _holding = 0, False
 
 
 @contextmanager
 def held(on_stop: Callable[[], str] | None = None) -> Iterator[None]:
-    """In the block a signal waits for `check()` or for its end.
+    """In the block a signal waits for `check()` or for its end. Either end is a safe point.
 
     `on_stop()` then saves what there is to save, and says what it did for the line that the script
     ends with.
     """
     global _holding
+    check()
     before, _holding = _holding, True
     try:
         yield
@@ -108,26 +111,26 @@ def held(on_stop: Callable[[], str] | None = None) -> Iterator[None]:
 def check() -> None:
     """A safe point: raises `Interrupted` if a signal came.
 
-    Not where several processes work together, which would wait for this one: see `check_together`.
+    Several processes must all pass it, for they compare notes there: all of them raise, or none.
     """
-    if _received and not _several_processes():
+    if signum := _agree(_received) if _agree else _received:
         signal.setitimer(signal.ITIMER_REAL, 0)  # else it might be raised again
-        raise Interrupted(_received)
+        raise Interrupted(signum)
 
 
 def check_together(step: int) -> None:
-    """A safe point after `step`, which every process passes: all raise `Interrupted`, or none.
-
-    Alone, a process asks no device. Several compare notes every AGREE_EVERY_STEPS.
-    """
-    if not _several_processes():
+    """A safe point after `step`, for several processes only every AGREE_EVERY_STEPS."""
+    if _agree is None or step % AGREE_EVERY_STEPS == 0:
         check()
-    elif step % AGREE_EVERY_STEPS == 0:
-        import numpy as np
-        from jax.experimental import multihost_utils
 
-        if signum := int(multihost_utils.process_allgather(np.int32(_received)).max()):
-            raise Interrupted(signum)
+
+def work_together(agree: Callable[[int], int]) -> None:
+    """Says that this process is one of several: from now on it stops at a `check()` alone.
+
+    `agree(signum)` waits for all of them, and returns what any of them received, the same in each.
+    """
+    global _agree
+    _agree = agree
 
 
 def checked(function: Callable[P, object]) -> Callable[P, None]:
@@ -140,20 +143,15 @@ def checked(function: Callable[P, object]) -> Callable[P, None]:
     return call
 
 
-def _several_processes() -> bool:
-    jax = sys.modules.get("jax")
-    return jax is not None and jax.process_count() > 1
-
-
 def _handle(signum: int, frame: FrameType | None) -> None:
     global _received
     first, _received = not _received, _received or signum
-    if first and not _holding:
+    if first and not _holding and _agree is None:
         raise Interrupted(signum)
 
 
 def _again(signum: int, frame: FrameType | None) -> None:
-    if _received and not _holding:
+    if _received and not _holding and _agree is None:
         raise Interrupted(_received)
 
 

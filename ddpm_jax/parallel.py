@@ -6,6 +6,7 @@ along `data`.
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -67,7 +68,28 @@ def make_mesh(config: ParallelConfig, batch_size: int) -> Mesh:
         )
     each = data * fsdp // processes
     devices = [sorted(of, key=lambda device: device.id)[:each] for of in by_process]
-    return Mesh(np.array(devices).reshape(data, fsdp), ("data", "fsdp"))
+    mesh = Mesh(np.array(devices).reshape(data, fsdp), ("data", "fsdp"))
+    if processes > 1 and mesh.devices.flat[0].platform == "cpu":
+        _connect(mesh)
+    return mesh
+
+
+def _connect(mesh: Mesh) -> None:
+    """Lets the devices meet along each axis, while all processes are at the same place.
+
+    Gloo, which connects CPUs, fails if one is 30 s later than another where a group of devices
+    first meets; in the training step one may compile for minutes what another finds compiled.
+    """
+    ones = whole_to_mesh(np.ones(mesh.devices.size, np.float32), mesh)
+    for axes in (*(axis for axis, size in mesh.shape.items() if size > 1), mesh.axis_names):
+        meet = jax.shard_map(
+            partial(jax.lax.psum, axis_name=axes),
+            mesh=mesh,
+            in_specs=PartitionSpec(mesh.axis_names),
+            out_specs=PartitionSpec(),
+            check_vma=False,
+        )
+        jax.jit(meet)(ones).block_until_ready()
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

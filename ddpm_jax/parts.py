@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ddpm_jax import processes
 from ddpm_jax.errors import UserError
 from ddpm_jax.files import replacing
 
@@ -47,3 +48,15 @@ def read_part(path: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:
             return {name: arrays[name] for name in names}
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
+
+
+def read_together(path: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:
+    """As `read_part`, called by all processes: each reads the part, or none has it.
+
+    To those who do not see the file, in a folder of their own or not yet, the first one sends it.
+    """
+    found = read_part(path, names)
+    first, *others = processes.from_all(found is not None)
+    if not first:
+        return None
+    return found if all(others) else processes.by_first(lambda: found)

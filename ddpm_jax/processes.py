@@ -9,15 +9,17 @@ import os
 import pickle
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ddpm_jax.errors import UserError
+from ddpm_jax import interrupt
+from ddpm_jax.errors import UserError, told
 
 T = TypeVar("T")
 
@@ -31,17 +33,18 @@ JOIN_SECONDS = 300  # until all processes must have started
 LEAVE_SECONDS = 30  # that a process which failed waits for others that fail in the same way
 
 
-def join(environ: Mapping[str, str] = os.environ) -> None:
+def join(options: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os.environ) -> None:
     """Makes this process one of several, if its environment says so; before JAX's first use.
 
     That is: JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID;
     or `srun`, `mpirun` or a TPU pod, where JAX finds the others by itself and any of the three
     takes precedence. JAX_NUM_PROCESSES=1 is a process alone. From then on only the first process
-    writes to stdout.
+    writes to stdout, and a signal to any of them stops all, at their next `interrupt.check()`.
 
     Raises:
-      UserError: the variables make no sense, or no service can be started at the address. If not
-        all processes come within JOIN_SECONDS, the same in one line and exit code 2.
+      UserError: the variables make no sense, or no service can be started at the address, or the
+        processes were given different `options`. If not all processes come within JOIN_SECONDS,
+        the same in one line and exit code 2.
     """
     known = arguments(environ)
     if known is None:
@@ -56,6 +59,8 @@ def join(environ: Mapping[str, str] = os.environ) -> None:
     watchdog = threading.Timer(JOIN_SECONDS, _leave, (2, late))
     watchdog.daemon = True
     watchdog.start()
+    # Its service would take the place of our handler of SIGTERM.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(**known, initialization_timeout=JOIN_SECONDS + 30)
     except (ValueError, RuntimeError, OSError) as error:
@@ -65,9 +70,12 @@ def join(environ: Mapping[str, str] = os.environ) -> None:
         ) from error
     finally:
         watchdog.cancel()
+    interrupt.work_together(lambda signum: int(_gathered(signum).max()))
     if not is_first():
         sys.stdout.flush()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that C++ is quiet too
+    # Also because Gloo waits 30 s at the first meeting, and from then on long enough for anything.
+    must_agree(options or {})
 
 
 def arguments(environ: Mapping[str, str]) -> dict[str, Any] | None:
@@ -154,18 +162,40 @@ def by_first(make: Callable[[], T]) -> T:
     return value
 
 
+def must_agree(values: Mapping[str, Any]) -> None:
+    """Raises UserError in all processes, naming what differs, if they give different values."""
+    first, *others = from_all(dict(values))
+    differ = [
+        f"{name} is {first.get(name)} in process 0 and {other.get(name)} in process {i}"
+        for i, other in enumerate(others, start=1)
+        for name in first | other
+        if first.get(name) != other.get(name)
+    ]
+    if differ:
+        more = f", and {len(differ) - 3} more" if len(differ) > 3 else ""
+        raise UserError(
+            f"{', '.join(differ[:3])}{more}: start all processes by the same command, with the "
+            "same data"
+        )
+
+
 def from_all(value: T) -> list[T]:
     """The values of all processes, in their order. They go through pickle."""
     if not jax.distributed.is_initialized():
         return [value]
     text = np.frombuffer(pickle.dumps(value), np.uint8)
-    sizes = multihost_utils.process_allgather(np.array(len(text), np.int32)).ravel()
+    sizes = _gathered(len(text))
     # A power of two, so that few programs are compiled; of integers that every device can send.
     room = max(2 ** int(sizes.max() - 1).bit_length(), 4)
     padded = np.resize(text, room).view(np.int32)
     texts = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(sizes), -1)
     each = (row.view(np.uint8)[:size] for row, size in zip(texts, sizes, strict=True))
     return [pickle.loads(row.tobytes()) for row in each]
+
+
+def _gathered(number: int) -> np.ndarray:
+    """The numbers of all processes, int32, in their order."""
+    return multihost_utils.process_allgather(np.int32(number)).ravel()
 
 
 def _picklable(error: Exception) -> Exception:
@@ -182,12 +212,13 @@ def ending_together() -> Iterator[None]:
 
     At its exit JAX waits for all processes, and Orbax for what they save. Those that failed in the
     same way get there too; the others hang in a program that needs this one. So a process that
-    failed waits LEAVE_SECONDS at most; one whose program over all of them failed, most likely
-    because another is gone, not at all. JAX ends the others when it misses one: when it hears of
-    it, or after 100 s.
+    failed says why, and waits LEAVE_SECONDS at most; one whose program over all of them failed,
+    most likely because another is gone, not at all. JAX ends the others when it misses one: when it
+    hears of it, or after 100 s.
     """
     try:
-        yield
+        with told() if jax.distributed.is_initialized() else nullcontext():
+            yield
     except BaseException as error:
         code = error.code if isinstance(error, SystemExit) else 1
         if code and jax.distributed.is_initialized():
@@ -197,6 +228,9 @@ def ending_together() -> Iterator[None]:
             timer = threading.Timer(LEAVE_SECONDS, _leave, (code,))
             timer.daemon = True
             timer.start()
+            if not isinstance(error, SystemExit):
+                traceback.print_exc()
+                raise SystemExit(code) from None
         raise
 
 

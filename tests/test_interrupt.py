@@ -2,9 +2,7 @@
 
 import json
 import os
-import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -184,51 +182,6 @@ def test_handlers_are_those_of_before_afterwards():
     assert end.value.code == 75
     assert ([signal.getsignal(signum) for signum in signums], sys.unraisablehook) == before
     run_script(interrupt.check)  # the signal is over, too
-
-
-WORKER = """
-import sys, time
-import jax
-from ddpm_jax import interrupt
-from ddpm_jax.errors import run_script
-# Its own handler of SIGTERM would take the place of ours.
-jax.config.update("jax_enable_preemption_service", False)
-jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
-def main():
-    with interrupt.held(lambda: f"after step {step}"):
-        for step in range(1, 100_000):
-            if step == 15:
-                print("ready", flush=True)
-            time.sleep(0.01)
-            interrupt.check()
-            interrupt.check_together(step)
-run_script(main)
-"""
-
-
-def test_of_two_processes_both_stop_after_the_same_step_if_one_hears_a_signal():
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        address = f"localhost:{probe.getsockname()[1]}"
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, address, str(i)],
-            cwd=ROOT,
-            env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    for process in both:
-        while (line := process.stdout.readline()) != "ready\n":  # Gloo prints there, too
-            assert line, process.stderr.read()
-    both[1].send_signal(signal.SIGTERM)
-    ends = [process.communicate(timeout=120)[1] for process in both]
-    assert [process.returncode for process in both] == [75, 75], ends
-    said = [re.search(r"stopped by SIGTERM after step (\d+);", end) for end in ends]
-    assert said[0][1] == said[1][1] and int(said[0][1]) % interrupt.AGREE_EVERY_STEPS == 0
 
 
 def signal_within(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -50,7 +51,7 @@ def test_a_process_alone_contacts_nobody():
     assert processes.arguments(environ(JAX_NUM_PROCESSES="1", JAX_PROCESS_ID="0")) is None
     launched_alone = {"SLURM_STEP_NODELIST": "node1", "SLURM_NTASKS": "1"}
     assert processes.arguments(launched_alone) is None
-    processes.join({})
+    processes.join(environ={})
     assert not jax.distributed.is_initialized() and processes.is_first()
     assert processes.from_all(3) == [3] and processes.by_first(lambda: 4) == 4
 
@@ -118,12 +119,21 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def start_two(workdir: Path, *options: str, script: str = "train.py") -> list[subprocess.Popen]:
-    """A script, with --workdir, as two processes of four devices each."""
+def start_two(
+    workdir: Path, *options: str, script: str = "train.py", second: tuple[str, ...] = ()
+) -> list[subprocess.Popen]:
+    """A script, with --workdir, as two processes of four devices each; options of the `second`."""
     shared = environ(JAX_COORDINATOR_ADDRESS=f"localhost:{free_port()}", JAX_NUM_CPU_DEVICES="4")
     return [
         subprocess.Popen(
-            [sys.executable, script, "--workdir", str(workdir), *options],
+            [
+                sys.executable,
+                script,
+                "--workdir",
+                str(workdir),
+                *options,
+                *(second if index else ()),
+            ],
             cwd=ROOT,
             env=os.environ | shared | {processes.INDEX: str(index)},
             stdout=subprocess.PIPE,
@@ -183,21 +193,46 @@ def test_two_processes_compute_what_one_does_on_any_devices(two, devices, tmp_pa
     assert (picture(tmp_path, 100) != picture(two, 100)).mean() < 1e-3  # points on white
 
 
-def test_both_end_if_one_is_killed_and_resume_to_the_same_state(two, tmp_path):
-    both = start_two(tmp_path / "killed", *POINTS)
-    kept = tmp_path / "killed" / "checkpoints" / "50"
-    deadline = time.monotonic() + 600
-    while not (kept.exists() and len(losses(tmp_path / "killed")) > 52):
-        assert time.monotonic() < deadline and all(each.poll() is None for each in both)
-        time.sleep(0.01)
+def test_both_stop_or_end_with_one_and_resume_to_the_same_state(two, tmp_path):
+    workdir = tmp_path / "stopped"
+
+    def wait_for_step(step: int, both: list[subprocess.Popen]) -> None:
+        deadline = time.monotonic() + 600
+        while len(losses(workdir)) < step:
+            assert time.monotonic() < deadline and all(each.poll() is None for each in both)
+            time.sleep(0.01)
+
+    both = start_two(workdir, *POINTS)
+    wait_for_step(3, both)
+    both[1].send_signal(signal.SIGTERM)
+    errors = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [75, 75], errors
+    said = [re.findall(r"stopped by SIGTERM after step (\d+), saved;", each) for each in errors]
+    [reached], [same] = said
+    assert reached == same and (workdir / "checkpoints" / reached).exists()
+
+    both, kept = start_two(workdir, *POINTS), max(50, int(reached))
+    wait_for_step(kept + 3, both)
+    while not (workdir / "checkpoints" / str(kept)).exists():
+        wait_for_step(len(losses(workdir)) + 1, both)
+    # Between two steps: amid one, Gloo may hang until JAX has missed the process for 100 s.
     both[1].send_signal(signal.SIGKILL)
     out, error = both[0].communicate(timeout=300)
     assert both[0].returncode == 1 and "stopped: " in error, out + error
     both[1].communicate()
 
-    first, second = end(start_two(tmp_path / "killed", *POINTS))
-    assert "resumed after step 50" in first and not second
-    assert records(tmp_path / "killed")[-1] == records(two)[-1]  # bit for bit: its digests too
+    first, second = end(start_two(workdir, *POINTS))
+    assert f"resumed after step {kept}" in first and not second
+    assert records(workdir)[-1] == records(two)[-1]  # bit for bit: its digests too
+
+
+def test_processes_that_were_started_differently_say_so(tmp_path):
+    both = start_two(tmp_path / "run", *POINTS, second=("--train.seed", "1"))
+    for process in both:
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == 2, error
+        assert "error: train.seed is 0 in process 0 and 1 in process 1: start all" in error
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_processes_share_parameters_pictures_and_what_is_broken(tmp_path, monkeypatch):
@@ -231,15 +266,25 @@ def test_two_processes_share_parameters_pictures_and_what_is_broken(tmp_path, mo
 
 def test_two_processes_draw_and_evaluate_what_one_does(tiny_run, tmp_path, monkeypatch):
     drawing = ["--num", "40", "--batch-size", "8", "--frames", "3", "--steps", "20", "--out"]
-    both = start_two(tiny_run, *drawing, str(tmp_path / "two"), script="sample.py")
-    while len(list(tmp_path.glob(f"two/{UNFINISHED}/*/*.npz"))) < 2:
+    out = tmp_path / "two"
+    both = start_two(tiny_run, *drawing, str(out), script="sample.py")
+    while len(list(out.glob(f"{UNFINISHED}/*/*.npz"))) < 2:
         assert all(each.poll() is None for each in both)
         time.sleep(0.001)
-    for process in both:
-        process.kill()
-        process.communicate()
-    assert not (tmp_path / "two" / "samples.npz").exists()
-    first, second = end(start_two(tiny_run, *drawing, str(tmp_path / "two"), script="sample.py"))
+    both[1].send_signal(signal.SIGTERM)
+    errors = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [75, 75], errors
+    assert all("stopped by SIGTERM; the same command goes on\n" in error for error in errors)
+    assert not (out / "samples.npz").exists()
+
+    (out / "images").write_text("in the way of a folder, for the first, which writes the files")
+    both = start_two(tiny_run, *drawing, str(out), script="sample.py")
+    errors = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [1, 1], errors
+    assert all("stopped: [Errno 17] File exists" in error for error in errors)
+
+    (out / "images").unlink()
+    first, second = end(start_two(tiny_run, *drawing, str(out), script="sample.py"))
     assert "40 samples" in first and not second
 
     def alone(script, *options: str) -> None:

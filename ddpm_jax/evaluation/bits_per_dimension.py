@@ -23,7 +23,7 @@ from ddpm_jax.diffusion.likelihood import Bound, variational_bound
 from ddpm_jax.files import replacing
 from ddpm_jax.models import Network, Params
 from ddpm_jax.parallel import to_host, whole_to_mesh
-from ddpm_jax.parts import read_part, save_part
+from ddpm_jax.parts import read_together, save_part
 from ddpm_jax.training.step import low_res_of, to_model_range
 
 # Keeps the noise of an evaluation apart from that of training and sampling with the same seed.
@@ -107,7 +107,7 @@ def evaluate(
     for batch in ordered_batches(source, data, batch_size, num):
         real = len(batch["x"])
         path = out / "parts" / f"{first:08d}_{real}.npz"
-        part = processes.by_first(partial(read_part, path, Bound._fields))
+        part = read_together(path, Bound._fields)
         if part is None:
             filled = {
                 name: np.resize(value, (batch_size, *value.shape[1:]))
@@ -116,8 +116,7 @@ def evaluate(
             filled["index"] = np.arange(first, first + batch_size, dtype=np.int32)
             part = bound(params, filled, partial(_tell, on_progress, real))
             part = {name: values[:real] for name, values in part._asdict().items()}
-            if processes.is_first():
-                save_part(path, part)
+            processes.by_first(partial(save_part, path, part))
         else:
             on_progress(real)
         found.append(Bound(**part))

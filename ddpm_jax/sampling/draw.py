@@ -19,8 +19,8 @@ from ddpm_jax.digest import sha256
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import Network, Params
 from ddpm_jax.parallel import to_host, whole_to_mesh
-from ddpm_jax.parts import read_part, save_part
-from ddpm_jax.processes import by_first, is_first
+from ddpm_jax.parts import read_together, save_part
+from ddpm_jax.processes import by_first
 from ddpm_jax.sampling.chain import Samples, evenly_kept, kept_by_noise, make_sampler
 from ddpm_jax.sampling.guidance import (
     Scale,
@@ -181,11 +181,11 @@ def make_drawer(
             for start in range(0, len(places), size):
                 place = places[start : start + size]
                 path = parts and parts / f"{place[0]:08d}_{len(place)}.npz"
-                done = path and by_first(partial(read_part, path, Samples._fields))
+                done = path and read_together(path, Samples._fields)
                 if not done:
                     done = chain(run, place)
-                    if path and is_first():
-                        save_part(path, done)
+                    if path:
+                        by_first(partial(save_part, path, done))
                 elif on_progress:
                     on_progress(len(place))
                 x[place] = done["x"]

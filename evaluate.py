@@ -13,6 +13,7 @@ from typing import Literal
 from ddpm_jax import cli, config_json, data, interrupt, parallel, parts, processes
 from ddpm_jax.config import ParallelConfig, check
 from ddpm_jax.diffusion import build_diffusion
+from ddpm_jax.digest import sha256
 from ddpm_jax.errors import UserError, run_script
 from ddpm_jax.evaluation import bits_per_dimension
 from ddpm_jax.models import build_network
@@ -77,12 +78,14 @@ def main() -> None:
     loaded = load_weights(args.workdir, network, mesh, weights, args.checkpoint)
 
     # The bound, a file a batch, and what it comes to
+    described = replace(settings, dir=""), config.model, config.diffusion
     settings_of_results = {
         "checkpoint": loaded.step,
         "data": f"{settings.name} {settings.split}",
         "steps": args.steps,
         "seed": args.seed,
         "weights": None if weights == "ema" else weights,
+        "run": sha256([str(described), loaded.items["ema"]])[:16],
     }
     told = [args.steps or None, settings_of_results["weights"]]
     name = "_".join(["bpd", settings.split, f"{loaded.step:08d}", *filter(None, told)])

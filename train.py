@@ -72,7 +72,9 @@ def main() -> None:
     )
 
     with (
-        checkpoint.Checkpoints(workdir / "checkpoints", train.keep_checkpoints) as checkpoints,
+        checkpoint.Checkpoints(
+            workdir / "checkpoints", train.keep_checkpoints, train.stop_on_failed_save
+        ) as checkpoints,
         processes.ending_together(),  # before the checkpoints wait for those of others
     ):
         # Restore
@@ -85,7 +87,7 @@ def main() -> None:
             print("starts from imported weights")
         else:
             state = jax.jit(initial, out_shardings=sharding)()
-        saved, lowest = (first := int(state.step)), None
+        first, lowest = int(state.step), None
 
         def draw_samples(step: int) -> None:
             due = run.due(step, train.sample_every_steps, train.steps)
@@ -102,14 +104,13 @@ def main() -> None:
             window.restart_clock()
 
         def save_rest() -> str:
-            nonlocal saved
             step = int(state.step)
             run.log_rest(log, step, window, train)
-            if saved < step and (lowest is not None or run.sound(state)):
+            if checkpoints.saved < step and (lowest is not None or run.sound(state)):
                 checkpoints.save(step, state, config_json.to_json(config), lowest)
-                saved = step
             checkpoints.wait()
-            return f"after step {step}, saved{f' up to step {saved}' if saved < step else ''}"
+            upto = f" up to step {checkpoints.saved}" if checkpoints.saved < step else ""
+            return f"after step {step}, saved{upto}"
 
         # Loop
         with (
@@ -151,14 +152,16 @@ def main() -> None:
                     log.scalars(step, numbers)
                     lowest = early_stop.add(numbers["held_out_loss"])
                     window.restart_clock()
-                draw_samples(step)
                 last = step == train.steps or early_stop.over
+                if last:
+                    run.log_rest(log, step, window, train)
                 due = run.due(step, train.checkpoint_every_steps, train.steps)
                 if last or lowest is not None or (due and run.sound(state)):
                     checkpoints.save(step, state, config_json.to_json(config), lowest)
-                    saved = step
+                draw_samples(step)  # after the save: a kill in these minutes costs no step
                 bar.update(1)
-                checkpoints.check()
+                if not last:  # the end waits for the last save
+                    checkpoints.check()
                 interrupt.check_together(step)
             if early_stop.over:
                 print(

@@ -16,8 +16,10 @@ moments would triple it. Training saves none before step 1, so the two cannot be
 import json
 import logging
 import math
+import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,38 +44,44 @@ WRITE_BYTES = 2**28
 class Checkpoints:
     """The newest `keep` checkpoints of a run, and the best of those that were saved with a loss.
 
-    A context manager that ends pending saves.
+    A context manager that ends pending saves. `saved` is the last step that is on disk or on its
+    way there.
     """
 
-    def __init__(self, directory: Path, keep: int):
+    def __init__(self, directory: Path, keep: int, stop_on_failed_save: bool = True):
         directory = directory.resolve()
-        self.directory = directory
+        self.directory, self._keep = directory, keep
+        # Several processes would have to agree that one of them failed.
+        self._stop = stop_on_failed_save or jax.process_count() > 1
+        self.saved = self._saved_before = 0
         self._thread = ThreadPoolExecutor(1, "seal")
         self._written: Future[None] | None = None  # the end of the last save
-        policies = ocp.training.preservation_policies
         for leftover in sorted(directory.glob(TEMPORARY)) if processes.is_first() else ():
             step = leftover.name.split(".")[0]
             logger.warning("checkpoint %s was half-written when the run stopped: not used", step)
+        self._orbax = self._open()
+
+    def _open(self) -> ocp.training.Checkpointer:
+        policies = ocp.training.preservation_policies
+        best = policies.BestN(
+            get_metric_fn=lambda metrics: metrics[LOSS],
+            reverse=True,
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._orbax = ocp.training.Checkpointer(
-                directory,
+            self.directory.mkdir(parents=True, exist_ok=True)
+            return ocp.training.Checkpointer(
+                self.directory,
                 save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
                 preservation_policy=policies.AnyPreservationPolicy(
-                    [
-                        policies.LatestN(keep),
-                        policies.BestN(
-                            get_metric_fn=lambda metrics: metrics[LOSS],
-                            reverse=True,
-                            n=1,
-                            keep_checkpoints_without_metrics=False,
-                        ),
-                    ]
+                    [policies.LatestN(self._keep), best]
                 ),
                 cleanup_tmp_directories=True,
             )
         except OSError as error:
-            raise UserError(f"cannot keep checkpoints in {directory}: {error.strerror}") from error
+            reason = error.strerror
+            raise UserError(f"cannot keep checkpoints in {self.directory}: {reason}") from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -93,28 +101,47 @@ class Checkpoints:
 
         `state` is a NamedTuple with a field `ema`, and perhaps `extra_ema`, further averages by
         their decay; each becomes an item of its own. Of checkpoints with a `held_out_loss` that
-        with the lowest is kept.
+        with the lowest is kept. If this save fails, `check`, `wait` or the next `save` says so.
         """
         metrics = None if held_out_loss is None else {LOSS: held_out_loss}
         items = _split(state) | {"config": json.loads(config)}
-        self.wait()
+        self._end_last_save()
+        self._saved_before, self.saved = self.saved, step
         try:
             saving = self._orbax.save_checkpointables_async(
                 step, items, force=True, overwrite=True, metrics=metrics
             )
         except (OSError, ValueError) as error:
-            raise self._failed(error) from error
+            self._written = Future()
+            self._written.set_exception(error)
+            return
         self._written = self._thread.submit(_seal_saved, saving, self.directory / str(step))
 
     def check(self) -> None:
-        """Raises RunError if the last save has failed by now."""
+        """If the last save has failed by now, raises RunError or warns, as the run is to do."""
         if self._written is not None and self._written.done():
+            self._end_last_save()
+
+    def _end_last_save(self) -> None:
+        try:
             self._settle()
+        except RunError as error:
+            if self._stop:
+                raise
+            logger.warning("%s; the run goes on", error)
+            self.saved = self._saved_before
+            # Orbax would fail the next save with the same error, and delete no old one any more.
+            with suppress(Exception):
+                self._orbax.close()
+            for leftover in self.directory.glob(TEMPORARY):
+                shutil.rmtree(leftover, ignore_errors=True)
+            self._orbax = self._open()
 
     def wait(self) -> None:
-        """Returns once every save is on disk, and sealed; all processes must call it.
+        """Returns once every save is on disk, and sealed; raises RunError if the last one failed.
 
-        Those that did not would leave, and end the first one, while it reads what they wrote.
+        All processes must call it. Those that did not would leave, and end the first one, while it
+        reads what they wrote.
         """
         self._settle()
         processes.from_all(None)
@@ -136,7 +163,10 @@ class Checkpoints:
         steps = processes.by_first(lambda: _steps(self.directory))
         trained = [step for step in steps if step != IMPORTED]
         found = _load_newest(self.directory, trained, _split(abstract))
-        return None if found is None else _joined(found.items, abstract)
+        if found is None:
+            return None
+        self.saved = found.step
+        return _joined(found.items, abstract)
 
     def restore_imported(self, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> Any | None:
         """The weights that training is to start from; None if none were imported into the run.
@@ -276,9 +306,9 @@ def _load_newest(
     for step in reversed(steps):
         path = directory / str(step)
         try:
-            processes.by_first(partial(_check, path, abstract))
             # What a signal raises amid a load comes out of Orbax as an error of the checkpoint.
             with interrupt.held(), context:
+                processes.by_first(partial(_check, path, abstract))
                 loaded = Loaded(step, ocp.load_checkpointables(path, abstract))
         except (UserError, PermissionError, MemoryError, jax.errors.JaxRuntimeError):
             raise  # not the checkpoint's fault, and no reason to go back in time

@@ -110,6 +110,7 @@ class TrainConfig:
     validate_every_steps: int = 1000  # on data.held_out, if that is given; 0: never
     early_stop_validations: int = 0  # stop after so many in a row with no lower loss; 0: never
     max_skipped_steps: int = 20  # non-finite steps in a row before the run stops; 0: never
+    stop_on_failed_save: bool = True  # False: one process warns and goes on, but for the last save
 
 
 @dataclass(frozen=True)

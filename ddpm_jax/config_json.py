@@ -89,8 +89,9 @@ def differences(new: Config, old: Config) -> list[str]:
     """One phrase for each field that changes what the run computes: `train.seed 0 -> 1`.
 
     Left out are the fields that a resumed run may change: devices, what memory is traded for, where
-    the data lie, how often things happen, how pictures are drawn; the number of steps, while the
-    learning rate does not depend on it; and the patience of early stopping.
+    the data lie, how often things happen, how pictures are drawn, whether a failed save stops it;
+    the number of steps, while the learning rate does not depend on it; and the patience of early
+    stopping.
     """
     free = {"data.dir", "model.remat"} | {
         f"train.{name}"
@@ -101,6 +102,7 @@ def differences(new: Config, old: Config) -> list[str]:
             "log_every_steps",
             "validate_every_steps",
             "max_skipped_steps",
+            "stop_on_failed_save",
         )
     }
     if new.train.learning_rate_decay == "constant":

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ddpm_jax.errors import UserError
@@ -17,13 +17,31 @@ def expanded(path: str | Path) -> Path:
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A file beside `path` that takes its name once the block has ended well; makes the folder."""
+def replacing(path: str | Path, synced: bool = True) -> Iterator[Path]:
+    """A file beside `path` that takes its name once the block has ended well; makes the folder.
+
+    It is on disk by then if `synced`, so that a power cut leaves the old file or the new one, and
+    none that is empty. That takes some 10 ms: too long for thousands of files that can be had anew.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        if synced:
+            _sync(temporary)
         os.replace(temporary, path)
+        if synced:
+            with suppress(OSError):  # not every file system can do that with a folder
+                _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Returns once a file, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -3,8 +3,9 @@
 A signal raises `Interrupted` where Python is, as Ctrl-C raises KeyboardInterrupt, or as soon as a
 compilation hands control back. That is safe wherever files appear whole or not at all. Inside of
 `held()`, where there is more to lose, it waits for the next `check()`; so it does everywhere in one
-of several processes, for they can only stop together. A second signal ends the process at once,
-also amid a compilation; no file that was whole is lost by that.
+of several processes, for they can only stop together. What is raised amid a destructor or a
+callback of the garbage collector Python ignores; then it is raised once more. A second signal ends
+the process at once, also amid a compilation; no file that was whole is lost by that.
 """
 
 import os
@@ -13,9 +14,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 P = ParamSpec("P")
 
@@ -23,8 +24,7 @@ EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: not done, and to be run again
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 AGREE_EVERY_STEPS = 10  # between looks at the other processes, which wait for each other there
 PATIENCE_SECONDS = 3.0  # before somebody at a terminal is told what is waited for
-# Functions that Python calls by itself, amid any other; what they raise it prints and ignores.
-UNRAISABLE = ("_xla_gc_callback", "__del__")
+AGAIN_SECONDS = 0.01  # after which what Python ignored is raised once more
 
 _received: int = 0  # the signal, once there was one
 _holding = False
@@ -52,19 +52,34 @@ def listening() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
+    _received, _holding = 0, False
+    handlers = {
+        signum: _handle for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN
+    }
+    handlers[signal.SIGALRM] = _again
+    print_ignored = sys.unraisablehook
+
+    def ignored(unraisable: Any) -> None:
+        if isinstance(unraisable.exc_value, Interrupted):
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)  # here it would be ignored, too
+        else:
+            print_ignored(unraisable)
+
+    sys.unraisablehook = ignored
     # Python runs its handlers in the main thread, once XLA has given it back. The bytes that it
     # writes to this pipe, one a signal, reach another thread at once.
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     old_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    old = {signum: signal.signal(signum, _handle) for signum in heard}
+    old = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
     watch = threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True)
     watch.start()
     try:
         yield
     finally:
         _holding = True  # nobody is left to catch it
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = print_ignored
         for signum, handler in old.items():
             signal.signal(signum, handler)
         signal.set_wakeup_fd(old_writer)
@@ -99,6 +114,7 @@ def check() -> None:
     Several processes must all pass it, for they compare notes there: all of them raise, or none.
     """
     if signum := _agree(_received) if _agree else _received:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # else it might be raised again
         raise Interrupted(signum)
 
 
@@ -130,15 +146,13 @@ def checked(function: Callable[P, object]) -> Callable[P, None]:
 def _handle(signum: int, frame: FrameType | None) -> None:
     global _received
     first, _received = not _received, _received or signum
-    if first and not _holding and _agree is None and not _unraisable(frame):
+    if first and not _holding and _agree is None:
         raise Interrupted(signum)
 
 
-def _unraisable(frame: FrameType | None) -> bool:
-    """Whether what is raised in this frame would be lost; the next `check()` then hears of it."""
-    while frame is not None and frame.f_code.co_name not in UNRAISABLE:
-        frame = frame.f_back
-    return frame is not None
+def _again(signum: int, frame: FrameType | None) -> None:
+    if _received and not _holding and _agree is None:
+        raise Interrupted(_received)
 
 
 def _watch(reader: int) -> None:
@@ -146,14 +160,21 @@ def _watch(reader: int) -> None:
     if not _signal(reader):
         return
     if not select.select([reader], [], [], PATIENCE_SECONDS)[0]:
-        print("stops at the next safe point; once more to stop at once", file=sys.stderr)
-    if _signal(reader):
+        _say("stops at the next safe point; once more to stop at once")
+    if second := _signal(reader):
+        _say(f"stopped at once by a second signal, {second}; the same command goes on")
         os._exit(EXIT_CODE)
 
 
-def _signal(reader: int) -> bool:
-    """Waits for a signal of ours; False if there will be none."""
+def _signal(reader: int) -> str:
+    """Waits for a signal of ours, whose name it returns; "" if there will be none."""
     while byte := os.read(reader, 1):
         if byte[0] in SIGNALS:
-            return True
-    return False
+            return signal.Signals(byte[0]).name
+    return ""
+
+
+def _say(line: str) -> None:
+    """Writes a line to stderr, past `sys.stderr`, whose lock the main thread may have."""
+    with suppress(OSError):
+        os.write(2, f"{line}\n".encode())

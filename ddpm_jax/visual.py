@@ -71,7 +71,7 @@ def save_grid(
 def save_images(images: np.ndarray, folder: str | Path) -> None:
     """Writes images [N, H, W, C] as folder/000000.png, folder/000001.png, ..."""
     for i, image in enumerate(images):
-        _save_png(image, Path(folder) / f"{i:06d}.png")
+        _save_png(image, Path(folder) / f"{i:06d}.png", synced=False)
 
 
 def save_chain_strip(
@@ -258,10 +258,10 @@ def save_sweep(rows: Sequence[dict], real: dict, path: str | Path) -> None:
     _save_figure(figure, path)
 
 
-def _save_png(image: np.ndarray, path: str | Path) -> None:
+def _save_png(image: np.ndarray, path: str | Path, synced: bool = True) -> None:
     from PIL import Image
 
-    with replacing(path) as temporary:
+    with replacing(path, synced) as temporary:
         Image.fromarray(_flat(image)).save(temporary, format="png")
 
 

@@ -503,12 +503,14 @@ def picture(path: Path, *shape: int) -> None:
 
 def break_images(folder: Path) -> list[Path]:
     folder.mkdir(exist_ok=True)
-    broken = [folder / name for name in ("cut.jpg", "empty.webp", "text.png", "pipe.png")]
+    names = ("cut.jpg", "empty.webp", "text.png", "pipe.png", "bomb.png")
+    broken = [folder / name for name in names]
     picture(broken[0], 64, 64, 3)
     os.truncate(broken[0], broken[0].stat().st_size // 2)
     broken[1].write_bytes(b"")
     broken[2].write_text("not an image")
     os.mkfifo(broken[3])
+    Image.new("1", (20_000, 20_000)).save(broken[4])  # 50 kB
     return broken
 
 
@@ -521,14 +523,15 @@ def test_training_goes_on_without_broken_images_and_fits_the_others(
     folder = tmp_path / "images"
     broken = break_images(folder)
     sizes = [(8, 8), (8, 8, 3), (30, 11, 3), (9, 40, 4), (5, 5)]
-    for i, shape in enumerate(sizes):
-        picture(folder / f"{i}.png", *shape)
+    for i in range(495):  # one in a hundred is broken
+        picture(folder / f"{i}.png", *sizes[i % len(sizes)])
+    epoch = "--train.steps 8 --train.batch-size 64 --train.checkpoint-every-steps 0".split()
     options = ["--workdir", str(tmp_path / "run"), *tiny_options, *FOLDER.split()]
-    monkeypatch.setattr(sys, "argv", ["train.py", *options, f"folder:{folder}"])
+    monkeypatch.setattr(sys, "argv", ["train.py", *options, f"folder:{folder}", *epoch])
     run_script(train.main)
-    assert "4 of 9 images were broken and left out" in capsys.readouterr().out
+    assert "5 of 500 images were broken and left out" in capsys.readouterr().out
     warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-    assert len(warnings) == 4
+    assert len(warnings) == 5
     for path in broken:
         assert sum(f"{path} is broken, another image takes its place" in w for w in warnings) == 1
 
@@ -541,7 +544,7 @@ def test_a_folder_of_broken_images_alone_is_an_error(
     command = [*options, f"folder:{tmp_path / 'images'}"]
     check_one_line(
         *call(train.main, command, monkeypatch, capsys),
-        r"none of the 4 images in .* can be read; the first is cut\.jpg: replace them",
+        r"none of the 5 images in .* can be read; the first is bomb\.png: replace them",
     )
     assert not (tmp_path / "run").exists()
 

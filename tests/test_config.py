@@ -156,6 +156,7 @@ def test_what_changes_the_numbers_of_a_run_is_named(
         ("train", "sample_every_steps", 0),
         ("train", "log_every_steps", 1),
         ("train", "max_skipped_steps", 1),
+        ("train", "stop_on_failed_save", False),
         ("train", "steps", 9),
         ("sample", "sampler", "ddim"),
         ("parallel", "data", 2),

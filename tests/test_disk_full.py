@@ -7,9 +7,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from pathlib import Path
 
 import pytest
+
+import train as script
+from ddpm_jax.checkpoint import Checkpoints
+from ddpm_jax.errors import run_script
+from ddpm_jax.seal import SEAL
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOM = 100_000  # bytes: enough for the log, too little for a checkpoint
@@ -68,3 +74,46 @@ def test_a_full_disk_stops_the_run_and_keeps_what_was_saved(cramped, tiny_option
     code, stdout, stderr = train(workdir, tiny_options)
     assert code == 0 and "resumed after step 4" in stdout, stderr
     assert last_line(workdir) == last_line(tiny_run)
+
+
+GOES_ON = f"""
+--config {ROOT}/configs/s_curve.py --model.num-res-blocks 1 --diffusion.timesteps 20
+--train.batch-size 8 --train.steps 6 --train.warmup-steps 0 --train.sample-every-steps 0
+--train.checkpoint-every-steps 2 --train.stop-on-failed-save False
+""".split()
+
+
+@pytest.mark.parametrize("room_again_at", [6, None])
+def test_a_run_may_go_on_without_the_saves_that_fail_but_not_without_the_last(
+    tmp_path, monkeypatch, capsys, caplog, room_again_at
+):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    save = Checkpoints.save
+
+    def cramped_save(self: Checkpoints, step: int, *saved: object) -> None:
+        if self._written is not None:
+            wait([self._written])
+        if step == 4:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, before[1]))
+        elif step == room_again_at:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        save(self, step, *saved)
+
+    monkeypatch.setattr(Checkpoints, "save", cramped_save)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--workdir", str(tmp_path / "run"), *GOES_ON])
+    code = 0
+    try:
+        run_script(script.main)
+    except SystemExit as end:
+        code = end.code
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    (warning,) = [r.getMessage() for r in caplog.records if r.name == "ddpm_jax"]
+    assert re.match("cannot write a checkpoint to .*File too large.*; the run goes on$", warning)
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    if room_again_at:
+        assert code == 0 and kept == ["2", "6"]
+        assert (tmp_path / "run" / "checkpoints" / "6" / SEAL).exists()
+    else:
+        assert code == 1 and "stopped: cannot write" in capsys.readouterr().err.splitlines()[-1]
+        assert [name for name in kept if name.isdigit()] == ["2"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,9 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 def bpd(tiny_run, tmp_path, monkeypatch):
     """`bpd(name, "--num", ...)`: the numbers of an evaluation of the tiny run, and its folder."""
 
-    def run(name: str, *options: str) -> tuple[dict, Path]:
+    def run(name: str, *options: str, workdir: Path = tiny_run) -> tuple[dict, Path]:
         out = tmp_path / name
-        arguments = ["evaluate.py", "--workdir", str(tiny_run), "--out", str(out), *options]
+        arguments = ["evaluate.py", "--workdir", str(workdir), "--out", str(out), *options]
         monkeypatch.setattr(sys, "argv", arguments)
         evaluate.main()
         return json.loads((out / "bpd.json").read_text()), out
@@ -125,7 +126,13 @@ def test_what_cannot_be_evaluated_is_refused(bpd, options, message):
         bpd("refused", *options)
 
 
-def test_results_of_other_settings_are_not_mixed(bpd):
-    bpd("mixed", "--num", "4", "--batch-size", "4")
+def test_results_of_other_settings_or_weights_are_not_mixed(bpd, tiny_run, tmp_path):
+    numbers, _ = bpd("mixed", "--num", "4", "--batch-size", "4")
     with pytest.raises(UserError, match=r"results of other settings \(seed 0 -> 1\)"):
         bpd("mixed", "--num", "4", "--batch-size", "4", "--seed", "1")
+    other = shutil.copytree(tiny_run, tmp_path / "run")
+    assert bpd("mixed", "--num", "4", "--batch-size", "4", workdir=other)[0] == numbers
+    shutil.rmtree(other / "checkpoints" / "6")  # other weights of the same step
+    shutil.move(other / "checkpoints" / "4", other / "checkpoints" / "6")
+    with pytest.raises(UserError, match=r"results of other settings \(run \w{16} -> \w{16}\)"):
+        bpd("mixed", "--num", "4", "--batch-size", "4", workdir=other)

@@ -8,14 +8,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
+import evaluate
 import sample
 import train
 from ddpm_jax import checkpoint, interrupt
 from ddpm_jax.errors import run_script
+from ddpm_jax.sampling import sweep
 from ddpm_jax.training import run, validation
+from tests.sampling.run_folders import make_run, tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -100,23 +104,51 @@ def test_a_second_signal_ends_even_what_python_cannot_interrupt(script, second):
     assert "once more to stop at once" in process.stderr.readline()
     assert process.poll() is None
     process.send_signal(second)
+    assert process.stderr.readline() == (
+        f"stopped at once by a second signal, {second.name}; the same command goes on\n"
+    )
     assert process.wait(timeout=60) == 75
 
 
-def test_a_signal_that_comes_while_python_ignores_exceptions_is_heard_at_the_next_check(script):
-    process = script("""class Collected:
-    def __del__(self):
-        print('ready', flush=True)
-        while not interrupt._received:
-            time.sleep(0.001)
-Collected()
-print('collected', flush=True)
-interrupt.check()
+IGNORED = {
+    "a destructor": """class Collected:
+    __del__ = amid
+Collected()""",
+    "the callback of a reference": """class Collected:
+    pass
+collected = Collected()
+reference = weakref.ref(collected, amid)
+del collected""",
+    "a callback of the garbage collector": """gc.callbacks.append(amid)
+gc.collect()""",
+}
+
+
+@pytest.mark.parametrize("where", IGNORED)
+def test_a_signal_that_comes_where_python_ignores_exceptions_is_heard_after_it(script, where):
+    process = script(f"""import gc, weakref
+def amid(*_):
+    gc.callbacks.clear()
+    print('ready', flush=True)
+    while not interrupt._received:
+        time.sleep(0.001)
+{IGNORED[where]}
+time.sleep(60)
 print('too late')""")
     process.send_signal(signal.SIGTERM)
-    stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 75 and stdout == "collected\n"
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 75 and stdout == ""
     assert stderr == "stopped by SIGTERM; the same command goes on\n"
+
+
+def test_what_else_python_ignores_it_prints_as_ever(script):
+    process = script("""class Collected:
+    def __del__(self):
+        raise KeyError("lost")
+Collected()
+print('ready', flush=True)""")
+    assert "KeyError: 'lost'" in process.communicate(timeout=60)[1]
+    assert process.returncode == 0
 
 
 def test_a_signal_that_the_parent_ignores_stays_ignored():
@@ -143,11 +175,12 @@ run_script(main)
 
 
 def test_handlers_are_those_of_before_afterwards():
-    before = [signal.getsignal(signum) for signum in interrupt.SIGNALS]
+    signums = *interrupt.SIGNALS, signal.SIGALRM
+    before = [signal.getsignal(signum) for signum in signums], sys.unraisablehook
     with pytest.raises(SystemExit) as end:
         run_script(lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert end.value.code == 75
-    assert [signal.getsignal(signum) for signum in interrupt.SIGNALS] == before
+    assert ([signal.getsignal(signum) for signum in signums], sys.unraisablehook) == before
     interrupt.check()  # the signal is over, too
 
 
@@ -228,6 +261,25 @@ def test_a_run_stopped_at_any_moment_ends_as_if_undisturbed(
         assert (stopped / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+PICTURES = f"""
+--config {ROOT}/configs/s_curve.py --model.channels 8 --model.num-res-blocks 1 --sample.num 4
+--diffusion.timesteps 20 --train.batch-size 8 --train.steps 3 --train.warmup-steps 0
+--train.sample-every-steps 2 --train.checkpoint-every-steps 2
+""".split()
+
+
+def test_what_ends_a_run_amid_a_picture_costs_no_step(tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    arguments = ["--workdir", str(workdir), *PICTURES]
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(run, "picture_inputs", mock.Mock(side_effect=MemoryError))
+        start(train.main, arguments, patch)
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["2"]
+    assert start(train.main, arguments, monkeypatch) == 0
+    pictures = sorted(path.name for path in (workdir / "samples").iterdir())
+    assert pictures == ["step_00000002.png", "step_00000003.png"]
+
+
 def test_sampling_stops_too(tiny_run, tmp_path, monkeypatch, capsys):
     arguments = ["--workdir", str(tiny_run), "--num", "4", "--out", str(tmp_path / "drawn")]
     with monkeypatch.context() as patch:
@@ -235,3 +287,26 @@ def test_sampling_stops_too(tiny_run, tmp_path, monkeypatch, capsys):
         assert start(sample.main, arguments, patch) == 75
     assert "stopped by SIGTERM; the same command goes on" in capsys.readouterr().err
     assert start(sample.main, arguments, monkeypatch) == 0
+
+
+@pytest.mark.parametrize("module", [sample, evaluate, sweep])
+def test_a_signal_that_nobody_passed_on_is_heard_at_the_next_batch(
+    tiny_run, tmp_path, monkeypatch, capsys, module
+):
+    """As that in a `held` block that ends with an error, or one that a library took for its own."""
+    arguments = ["--workdir", str(tiny_run), "--num", "8", "--out", str(tmp_path / "out")]
+    progress = module.progress
+
+    def unheard(*told: Any) -> Any:
+        interrupt._received = signal.SIGTERM
+        return progress(*told)
+
+    if module is sweep:
+        make_run(
+            tmp_path / "judge",
+            tiny(kind="classifier", pool="adaptive", image_size=8, num_classes=10),
+        )
+        arguments += ["--judge", str(tmp_path / "judge"), "--steps", "5"]
+    monkeypatch.setattr(module, "progress", unheard)
+    assert start(module.main, arguments, monkeypatch) == 75
+    assert "stopped by SIGTERM; the same command goes on" in capsys.readouterr().err

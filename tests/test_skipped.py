@@ -28,7 +28,7 @@ PLACE = 3  # of the bad example in the batch
 def start(monkeypatch, capsys, tmp_path):
     """`start(bad, stop)`: exit code and stderr of a run; steps of `bad` spoilt, SIGTERM in one."""
 
-    def start(bad: range = range(0), stop: int | None = None) -> tuple[int, str]:
+    def start(bad: range = range(0), stop: int | None = None, more: str = "") -> tuple[int, str]:
         first = 1 + max((int(path.name) for path in tmp_path.glob("run/checkpoints/*")), default=0)
         to_mesh, steps = train.parallel.to_mesh, iter(range(first, 100))
 
@@ -39,7 +39,7 @@ def start(monkeypatch, capsys, tmp_path):
                 os.kill(os.getpid(), signal.SIGTERM)
             return to_mesh(batch, mesh)
 
-        command = ["train.py", "--workdir", str(tmp_path / "run"), *OPTIONS]
+        command = ["train.py", "--workdir", str(tmp_path / "run"), *OPTIONS, *more.split()]
         with monkeypatch.context() as patch:
             patch.setattr(train.parallel, "to_mesh", spoilt)
             patch.setattr(sys, "argv", command)
@@ -96,3 +96,14 @@ def test_steps_that_stay_bad_stop_the_run_and_leave_its_good_checkpoints(start, 
     other.rename(tmp_path / "spoilt")
     assert start()[0] == 0
     assert (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1] == end
+
+
+def test_the_last_steps_are_looked_at_even_if_nothing_is_logged(start, tmp_path):
+    quiet = "--train.log-every-steps 0"
+    code, stderr = start(range(9, 100), stop=11, more=quiet)
+    assert code == 75 and "after step 11, saved up to step 8;" in stderr
+    assert [event["step"] for event in events(tmp_path)] == [9, 10, 11]
+    code, stderr = start(range(9, 100), more=quiet)
+    assert code == 1 and "4 steps in a row" in stderr
+    assert [event["step"] for event in events(tmp_path)] == [9, 10, 11, 12]
+    assert kept(tmp_path) == ["4", "6", "8"]

@@ -1,5 +1,6 @@
 """Folders of PNG, JPEG and WebP images."""
 
+import errno
 import logging
 import os
 import threading
@@ -11,10 +12,15 @@ from ddpm_jax.config import DataConfig
 from ddpm_jax.data.labels import label_images
 from ddpm_jax.data.sources import Source, first_line
 from ddpm_jax.data.transforms import decode_image
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import RunError, UserError
 from ddpm_jax.files import expanded
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+# What a link to nowhere, a forbidden file and the like fail with, each time they are read.
+OF_THE_FILE = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.EACCES, errno.EPERM, errno.EISDIR, errno.EINVAL),
+}
 NAMED_BROKEN = 20  # more are counted only: 1 % of ImageNet would be 12,000 lines
 logger = logging.getLogger("ddpm_jax")
 
@@ -66,6 +72,7 @@ class FolderRecords:
 
         Raises:
           UserError: every image is broken.
+          RunError: the machine, not the file, is why an image cannot be read now.
         """
         for offset in range(len(self)):
             i = (index + offset) % len(self)
@@ -75,6 +82,9 @@ class FolderRecords:
             try:
                 image = decode_image(self.root / path, self.channels)
             except Exception as error:  # PIL: OSError, SyntaxError, ValueError, struct.error, ...
+                if _passing(error):  # another image in its place would make it another run
+                    reason = first_line(error)
+                    raise RunError(f"{self.root / path} cannot be read now: {reason}") from error
                 self._mark_broken(path, error)
                 continue
             return {"x": image, "label": self.labels[i]}
@@ -101,6 +111,13 @@ class FolderRecords:
             logger.warning("%s is broken, another image takes its place: %s", name, reason)
         elif count == NAMED_BROKEN + 1:
             logger.warning("more images are broken; they are counted at the end")
+
+
+def _passing(error: Exception) -> bool:
+    """Whether an image may be whole all the same: memory, open files or the disk fail."""
+    if isinstance(error, OSError):  # PIL's own have no number
+        return error.errno is not None and error.errno not in OF_THE_FILE
+    return isinstance(error, MemoryError)
 
 
 def load_folder(path: str, data: DataConfig) -> Source:

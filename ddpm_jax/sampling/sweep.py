@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from ddpm_jax import checkpoint, cli, data, outputs, parallel, parts, visual
+from ddpm_jax import checkpoint, cli, data, interrupt, outputs, parallel, parts, visual
 from ddpm_jax.config import Config, DataConfig, ParallelConfig
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.digest import sha256
@@ -153,8 +153,8 @@ def draw_missing(
         model = stages.load_stage(workdir, config, 0, guide._replace(scales=missing))
         total, name = len(labels) * len(missing), f"{config.sample.steps} steps"
         with progress(total, 0, "sample", name) as bar:
-            unfinished = out / outputs.UNFINISHED
-            drawn = model.draw(seed, labels, bar.update, parts=unfinished)
+            tell, unfinished = interrupt.checked(bar.update), out / outputs.UNFINISHED
+            drawn = model.draw(seed, labels, tell, parts=unfinished)
         for i, scales in enumerate(missing):
             row = slice(i * len(labels), (i + 1) * len(labels))
             one = drawn._replace(x=drawn.x[row], labels=labels, scales=[scales])

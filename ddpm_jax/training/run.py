@@ -1,5 +1,6 @@
 """A run around its steps: its folder, its log entries, its end."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from ddpm_jax.training.skipped import Report
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import QUARTERS, Batch, Metrics
 
-# Steps between looks at the device when nothing is logged: the host must not run far ahead.
-QUIET_STEPS = 100
+QUIET_STEPS = 100  # between looks for skipped ones, if no log entry comes before
+AHEAD_STEPS = 2  # that the devices may have before them: a stop has to wait for those
 
 
 def claim(workdir: Path, config: Config) -> None:
@@ -114,8 +115,9 @@ class Window:
     ):
         self._config, self._clock, self._report, self._rates = config, clock, report, rates
         self._metrics: list[Metrics] = []
+        self._seen = 0  # steps of these that were looked at
+        self._queued: deque[Metrics] = deque(maxlen=AHEAD_STEPS)
         self._timed_steps, self._started = 0, None
-        self._last: Metrics = {}
         self._began, self._waited, self._compile_seconds = None, 0.0, None
 
     def take(self, batches: Iterator[Batch]) -> Batch:
@@ -125,7 +127,7 @@ class Window:
         now = self._clock()
         if self._started is None:
             self._began = now
-        elif self._last["loss"].is_ready():
+        elif self._queued[-1]["loss"].is_ready():
             self._waited += now - asked
         return batch
 
@@ -136,10 +138,12 @@ class Window:
         """Takes one step's metrics. Raises RunError after too many non-finite steps in a row.
 
         Steps that were skipped are reported sometime until the window closes, lest the host waits
-        for the device.
+        for the device. It does so for the step of AHEAD_STEPS before.
         """
+        if len(self._queued) == AHEAD_STEPS:
+            self._queued[0]["loss"].block_until_ready()
+        self._queued.append(metrics)
         self._metrics.append(metrics)
-        self._last = metrics
         if self._started is None:  # the first step compiles: the clock starts behind it
             metrics["loss"].block_until_ready()
             self._started = self._clock()
@@ -147,10 +151,10 @@ class Window:
                 self._compile_seconds = self._started - self._began
         else:
             self._timed_steps += 1
-        if len(self._metrics) % QUIET_STEPS == 0:
-            self._look(self._metrics[-QUIET_STEPS:])
+        if len(self._metrics) - self._seen == QUIET_STEPS:
+            self.look()
             if not self._config.log_every_steps:
-                self._metrics.clear()
+                self._metrics, self._seen = [], 0
 
     def restart_clock(self) -> None:
         """Leaves what was done since the last entry out of the speed."""
@@ -162,7 +166,7 @@ class Window:
 
         The first one says what the first step took, nearly all of it to compile.
         """
-        self._look(self._metrics[len(self._metrics) // QUIET_STEPS * QUIET_STEPS :])
+        self.look()
         metrics = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(self._metrics))
         seconds = self._clock() - self._started
         rate = self._timed_steps * self._config.batch_size / seconds if self._timed_steps else 0.0
@@ -183,11 +187,13 @@ class Window:
             numbers["data_wait_share"] = self._waited / seconds
         if self._compile_seconds is not None:
             numbers["compile_seconds"], self._compile_seconds = self._compile_seconds, None
-        self._metrics = []
+        self._metrics, self._seen = [], 0
         self.restart_clock()
         return {name: float(number) for name, number in numbers.items()}
 
-    def _look(self, metrics: list[Metrics]) -> None:
+    def look(self) -> None:
+        """Reports the skipped steps that were not yet; raises as `add`. Waits for the device."""
+        metrics, self._seen = self._metrics[self._seen :], len(self._metrics)
         skipped = jax.device_get([step["skipped"] for step in metrics])
         for step, in_a_row in zip(metrics, skipped, strict=True):
             if in_a_row:
@@ -203,7 +209,11 @@ class Window:
 
 
 def log_rest(log: MetricsLog, step: int, window: Window, config: TrainConfig) -> None:
-    """Logs the steps since the last entry, for a run that stops before the next one."""
+    """Logs the steps since the last entry, for a run that ends before the next one.
+
+    Reports those that were skipped even if nothing is logged. Raises as `Window.add`.
+    """
+    window.look()
     if window and config.log_every_steps:
         log.scalars(step, window.close())
 

@@ -1,5 +1,6 @@
 """Folders of images: what is found, how it is labelled, and what a broken file does."""
 
+import errno
 import logging
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,7 +17,8 @@ from PIL import Image
 from ddpm_jax.config import DataConfig
 from ddpm_jax.data import Source, load_source, train_batches
 from ddpm_jax.data.folder import find_images
-from ddpm_jax.errors import UserError
+from ddpm_jax.data.transforms import decode_image
+from ddpm_jax.errors import RunError, UserError
 
 
 def write(path: Path, value: int = 0, size: int = 8) -> Path:
@@ -123,6 +126,42 @@ def test_broken_image_is_named_once_and_replaced_by_the_next(
     assert source.broken == ["c.png"]
     assert len(caplog.messages) == 1 and "c.png is broken" in caplog.messages[0]
     assert "\n" not in caplog.messages[0]
+
+
+@pytest.mark.parametrize(
+    "passing", [OSError(errno.EIO, "Input/output error"), OSError(errno.EMFILE, ""), MemoryError()]
+)
+def test_an_image_that_cannot_be_read_now_ends_the_run_and_is_not_called_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passing: Exception
+) -> None:
+    for i, name in enumerate("abc"):
+        write(tmp_path / f"{name}.png", 10 + i)
+    source = load(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("ddpm_jax.data.folder.decode_image", Mock(side_effect=passing))
+        with (
+            train_batches(source, DataConfig(image_size=8, channels=3), 3, seed=0) as batches,
+            pytest.raises(RunError, match=r"/[abc]\.png cannot be read now: "),
+        ):
+            next(batches)
+    assert source.broken == [] and values(source) == [10, 11, 12]
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES])
+def test_what_only_ever_fails_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    for i, name in enumerate("ab"):
+        write(tmp_path / f"{name}.png", 10 + i)
+    source = load(tmp_path)
+
+    def fail(path: Path, channels: int) -> np.ndarray:
+        if path.name == "b.png":
+            raise OSError(number, os.strerror(number))
+        return decode_image(path, channels)
+
+    monkeypatch.setattr("ddpm_jax.data.folder.decode_image", fail)
+    assert values(source) == [10, 10] and source.broken == ["b.png"]
 
 
 def test_the_last_image_is_replaced_by_the_first(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+from functools import partial
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -59,6 +61,9 @@ class Unfinished:
     def is_ready(self) -> bool:
         return False
 
+    def block_until_ready(self) -> None:
+        pass
+
     def __array__(self, *_: object, **__: object) -> np.ndarray:
         return np.array(1.0)
 
@@ -79,6 +84,14 @@ def test_what_a_batch_takes_is_waiting_only_while_the_devices_have_nothing_to_do
     log.add(metrics())
     numbers = log.close()
     assert numbers["data_wait_share"] == 0 and "compile_seconds" not in numbers
+
+
+def test_the_devices_are_never_more_than_a_few_steps_behind():
+    log, waited_for = window([0.0]), []
+    for step in range(5):
+        loss = SimpleNamespace(block_until_ready=partial(waited_for.append, step))
+        log.add(metrics() | {"loss": loss})
+    assert waited_for == [0, 0, 1, 2]  # the first one, because it compiles
 
 
 def test_what_comes_before_the_first_step_starts_no_clock():

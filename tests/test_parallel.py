@@ -90,9 +90,10 @@ def device_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
     def mine(array: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice_in_dim(array, here, BATCH // DEVICES)
 
+    whole_dropout = layers.dropout
+
     def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
-        kept = mine(jax.random.bernoulli(key, 1 - rate, (BATCH, *x.shape[1:])))
-        return jax.numpy.where(kept, x / (1 - rate), 0)
+        return x * mine(whole_dropout(jax.numpy.ones((BATCH, *x.shape[1:])), rate, key))
 
     adam = make_optimizer(CONFIG.train)
 

@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
 import jax
@@ -188,14 +188,27 @@ def from_all(value: T) -> list[T]:
     # A power of two, so that few programs are compiled; of integers that every device can send.
     room = max(2 ** int(sizes.max() - 1).bit_length(), 4)
     padded = np.resize(text, room).view(np.int32)
-    texts = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(sizes), -1)
+    texts = np.asarray(_allgather(padded)).reshape(len(sizes), -1)
     each = (row.view(np.uint8)[:size] for row, size in zip(texts, sizes, strict=True))
     return [pickle.loads(row.tobytes()) for row in each]
 
 
 def _gathered(number: int) -> np.ndarray:
     """The numbers of all processes, int32, in their order."""
-    return multihost_utils.process_allgather(np.int32(number)).ravel()
+    return _allgather(np.int32(number)).ravel()
+
+
+def _allgather(array: np.ndarray) -> np.ndarray:
+    """The arrays of all processes, once all else that this one has begun is done.
+
+    On CPU two programs that do not wait for each other run in any order, in one process in another
+    than in the next, and Gloo then takes what one sends for what the other is to get.
+    """
+    if jax.default_backend() == "cpu":
+        for pending in jax.live_arrays():
+            with suppress(RuntimeError):  # it has been donated meanwhile
+                pending.block_until_ready()
+    return multihost_utils.process_allgather(array)
 
 
 def _picklable(error: Exception) -> Exception:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ddpm_jax import cli
 from ddpm_jax.config import Config, data_shape
+from ddpm_jax.models import Network
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 STEPS = ("train_step", "sample_step", "guided_step")
@@ -83,6 +84,11 @@ def random_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarra
         return (spread + name.endswith(".scale")).astype(np.float32)
 
     return {name: values(name, shape) for name, shape in shapes.items()}
+
+
+def network_weights(network: Network) -> dict[str, np.ndarray]:
+    """Those of a network of ours."""
+    return random_weights({name: leaf.shape for name, leaf in network.abstract.items()})
 
 
 def examples(config: Config, batch_size: int) -> dict[str, np.ndarray]:

@@ -18,14 +18,14 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from benchmarks import cases
 from ddpm_jax import cli, parallel
 from ddpm_jax.config import Config, ParallelConfig, data_shape
 from ddpm_jax.diffusion import build_diffusion
-from ddpm_jax.models import Network, Params, build_network, count_parameters
+from ddpm_jax.models import Params, build_network, count_parameters
 from ddpm_jax.sampling.draw import Guidance, Scales, make_drawer
 from ddpm_jax.sampling.guidance import class_log_prob, log_gradient
 
@@ -94,7 +94,8 @@ def measurements(
     mesh = parallel.make_mesh(ParallelConfig(), size)
     network, judge = build_network(config), build_network(classifier)
     weights, judge_weights = (
-        jax.device_put(random_weights(each), parallel.replicated(mesh)) for each in (network, judge)
+        jax.device_put(cases.network_weights(each), parallel.replicated(mesh))
+        for each in (network, judge)
     )
     labels = np.arange(size, dtype=np.int32) % classifier.model.num_classes
     batch = (
@@ -120,15 +121,6 @@ def measurements(
         "guided chain": chain,
         "model": lambda: repeated(lambda p, x, t, _: network.apply(p, x, t), weights),
         "classifier": lambda: repeated(gradient, judge_weights),
-    }
-
-
-def random_weights(network: Network) -> Params:
-    """Small random numbers for all weights: those of `init` are 0 in places, which XLA may see."""
-    rng = np.random.default_rng(0)
-    return {
-        name: jnp.asarray(0.05 * rng.standard_normal(leaf.shape, np.float32))
-        for name, leaf in network.abstract.items()
     }
 
 

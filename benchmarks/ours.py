@@ -37,14 +37,10 @@ def build(work: Work, config: Config | None = None) -> Measured:
     return measured._replace(parameters=count_parameters(network.abstract), peak_bytes=_peak_bytes)
 
 
-def _weights(network: Network) -> dict[str, jax.Array]:
-    return cases.random_weights({name: leaf.shape for name, leaf in network.abstract.items()})
-
-
 def _train_step(work: Work, config: Config, network: Network, mesh: jax.sharding.Mesh) -> Measured:
     diffusion, optimizer = build_diffusion(config.diffusion), make_optimizer(config.train)
     num_timesteps = diffusion.schedule.num_timesteps
-    params = jax.device_put(_weights(network), parallel.replicated(mesh))
+    params = jax.device_put(cases.network_weights(network), parallel.replicated(mesh))
     state = jax.jit(lambda params: init_state(params, optimizer, config))(params)
     sharding = parallel.state_sharding(state, mesh)
     state = jax.device_put(state, sharding)
@@ -63,7 +59,7 @@ def _train_step(work: Work, config: Config, network: Network, mesh: jax.sharding
         objective = make_objective(still, diffusion, network)
         update = make_update(still, num_timesteps, objective, optimizer)
         told = numbers | {"x": to_model_range(numbers["x"]), "weight": np.ones(work.batch_size)}
-        fresh = init_state(_weights(network), optimizer, still)
+        fresh = init_state(cases.network_weights(network), optimizer, still)
         _, metrics = jax.jit(update)(fresh, told, jax.random.key(0))
         return {name: np.asarray(metrics[name]) for name in ("loss", "grad_norm")}
 
@@ -79,7 +75,9 @@ def _sample_step(
     config = replace(config, sample=sample)
     judge = build_network(classifier)
     on_all = parallel.replicated(mesh)
-    weights, judge_weights = (jax.device_put(_weights(of), on_all) for of in (network, judge))
+    weights, judge_weights = (
+        jax.device_put(cases.network_weights(each), on_all) for each in (network, judge)
+    )
     numbers = cases.examples(config, work.batch_size)
     guided = work.step == "guided_step"
     guidance = {"guidance": Guidance(judge, judge_weights)} if guided else {}

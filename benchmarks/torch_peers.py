@@ -26,7 +26,7 @@ def build(work: Work, kind: str) -> Measured:
     device = torch.device("cuda" if work.device == "gpu" else "cpu")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     config = cases.load(work.case).model
-    network = (_diffusers if kind == "diffusers" else _adm)(config)
+    network = (_Diffusers if kind == "diffusers" else _adm)(config)
     network.to(device, memory_format=torch.channels_last)
     make = _train_step if work.step == "train_step" else _sample_step
     measured = make(work, config, network, device, kind == "torch_compiled")
@@ -36,8 +36,7 @@ def build(work: Work, kind: str) -> Measured:
 
 
 def _weights(config: Config) -> dict[str, np.ndarray]:
-    abstract = build_network(config).abstract
-    return cases.random_weights({name: leaf.shape for name, leaf in abstract.items()})
+    return cases.network_weights(build_network(config))
 
 
 def _adm(config: Config) -> nn.Module:
@@ -65,10 +64,6 @@ class _Diffusers(nn.Module):
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         told = labels if self.unet.config.num_class_embeds else None
         return self.unet(x, t, told, return_dict=False)[0].float()
-
-
-def _diffusers(config: Config) -> nn.Module:
-    return _Diffusers(config)
 
 
 def _examples(config: Config, work: Work, device: torch.device) -> dict[str, Tensor]:

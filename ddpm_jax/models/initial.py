@@ -33,7 +33,7 @@ class Stream:
 
 def draw(key: jax.Array, count: int) -> Stream:
     """A stream of as many numbers, uniformly distributed."""
-    numbers = jax.random.uniform(key, (count,), minval=np.nextafter(np.float32(-1), 0), maxval=1)
+    numbers = uniform(key, (count,))
     # Else XLA may draw all of them anew for each parameter.
     return Stream(jax.lax.optimization_barrier(numbers))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ddpm_jax import cli, config_json, cpu, data, interrupt, parallel, parts, processes
+from ddpm_jax import cli, config_json, data, interrupt, parallel, parts, processes
 from ddpm_jax.config import ParallelConfig, check
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.digest import sha256
@@ -64,7 +64,7 @@ def main() -> None:
     weights = kept_as(config, args.ema)
 
     # Devices, data, model, weights
-    cpu.prepare()
+    parallel.use_every_core()
     processes.join(vars(args))
     mesh = parallel.make_mesh(ParallelConfig(), args.batch_size)
     source = data.load_source(settings)

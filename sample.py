@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from ddpm_jax import cli, cpu, data, interrupt, outputs, processes
+from ddpm_jax import cli, data, interrupt, outputs, parallel, processes
 from ddpm_jax.data.low_res import read_low_res
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.errors import UserError, run_script
@@ -103,7 +103,7 @@ def main() -> None:
     labels = stages.stage_labels(args.labels, num, classes, args.seed, given, enlarges)
 
     # Devices and weights: all of them before the first chain, for that may take hours
-    cpu.prepare()
+    parallel.use_every_core()
     processes.join(vars(args))
     models = [
         stages.load_stage(

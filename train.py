@@ -11,17 +11,7 @@ import time
 
 import jax
 
-from ddpm_jax import (
-    checkpoint,
-    cli,
-    config_json,
-    cpu,
-    data,
-    interrupt,
-    outputs,
-    parallel,
-    processes,
-)
+from ddpm_jax import checkpoint, cli, config_json, data, interrupt, outputs, parallel, processes
 from ddpm_jax.config import traced_steps
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.errors import run_script
@@ -44,7 +34,7 @@ def main() -> None:
     train = config.train
 
     # Devices, model, optimizer, step
-    cpu.prepare()
+    parallel.use_every_core()
     options = config_json.flat(config) | {"workdir": workdir.absolute(), "dry_run": dry_run}
     processes.join(options)
     mesh = parallel.make_mesh(config.parallel, train.batch_size // train.grad_accumulation_steps)

@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks import cases, ours, run
 from benchmarks.cases import Measured, Work
-from ddpm_jax import cli, cpu
+from ddpm_jax import cli, parallel
 from ddpm_jax.config import Config, data_shape
 from ddpm_jax.models import build_network
 from ddpm_jax.training.throughput import TRAINING_EVALUATIONS, evaluation_flops
@@ -42,7 +42,7 @@ def main() -> None:
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compiled.append(event) if event == COMPILED else None
     )
-    cpu.prepare()
+    parallel.use_every_core()
     config = cases.load("small32").model
 
     def timed(measured: Measured) -> tuple[float, int]:

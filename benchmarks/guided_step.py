@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 
 from benchmarks import cases
-from ddpm_jax import cli, cpu, parallel
+from ddpm_jax import cli, parallel
 from ddpm_jax.config import Config, ParallelConfig, data_shape
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.models import Params, build_network, count_parameters
@@ -44,7 +44,7 @@ class Args:
 
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
-    cpu.prepare()
+    parallel.use_every_core()
     config, classifier = cli.load_config(args.config), cli.load_config(args.classifier)
     if args.channels:
         groups = min(config.model.norm_groups, args.channels // 4)

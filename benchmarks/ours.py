@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks import cases
 from benchmarks.cases import Measured, Work
-from ddpm_jax import cpu, parallel
+from ddpm_jax import parallel
 from ddpm_jax.config import Config, ParallelConfig
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.models import Network, build_network, count_parameters
@@ -22,7 +22,7 @@ from ddpm_jax.training.step import make_train_step, make_update, to_model_range
 
 def build(work: Work, config: Config | None = None) -> Measured:
     """The peer called "ours", with the model of its case or another."""
-    cpu.prepare()
+    parallel.use_every_core()
     case = cases.load(work.case)
     config = config or case.model
     model = replace(config.model, dtype=work.dtype)

@@ -4,6 +4,7 @@ The mesh has two axes. A batch is split over both; parameters are split over `fs
 along `data`.
 """
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,6 +19,19 @@ from ddpm_jax.errors import UserError
 
 # Below this many elements, splitting an array costs more than it saves.
 MIN_SHARDED_SIZE = 2**14
+MAX_CPU_DEVICES = 8
+
+
+def use_every_core() -> None:
+    """Makes one virtual device of each CPU core, if JAX has not started and nobody chose a number.
+
+    XLA's convolutions use 1.4 of 2 cores on one device; one device a core is 1.4 times faster.
+    """
+    chosen = jax.config.jax_num_cpu_devices >= 0  # by JAX_NUM_CPU_DEVICES, for one
+    if chosen or "device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    jax.config.update("jax_num_cpu_devices", min(cores or 1, MAX_CPU_DEVICES))
 
 
 def make_mesh(config: ParallelConfig, batch_size: int) -> Mesh:

@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from ddpm_jax import checkpoint, cli, cpu, data, interrupt, outputs, parallel, parts, visual
+from ddpm_jax import checkpoint, cli, data, interrupt, outputs, parallel, parts, visual
 from ddpm_jax.config import Config, DataConfig, ParallelConfig
 from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.digest import sha256
@@ -84,7 +84,7 @@ def main() -> None:
     judge_config = guides.read_classifier(args.judge, args.workdir, config, judges=True)
 
     # Devices, weights of the judge, real images: some in the place of samples, for comparison
-    cpu.prepare()
+    parallel.use_every_core()
     mesh = parallel.make_mesh(ParallelConfig(), config.sample.batch_size)
     weights = stages.load_weights(args.judge, build_network(judge_config), mesh).items["ema"]
     judge = make_judge(judge_config, weights, mesh)

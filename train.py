@@ -34,10 +34,11 @@ def main() -> None:
     train = config.train
 
     # Devices, model, optimizer, step
-    parallel.use_every_core()
+    batch_size = train.batch_size // train.grad_accumulation_steps
+    parallel.use_every_core(config.parallel, batch_size)
     options = config_json.flat(config) | {"workdir": workdir.absolute(), "dry_run": dry_run}
     processes.join(options)
-    mesh = parallel.make_mesh(config.parallel, train.batch_size // train.grad_accumulation_steps)
+    mesh = parallel.make_mesh(config.parallel, batch_size)
     diffusion = build_diffusion(config.diffusion)
     network = build_network(config)
     optimizer = make_optimizer(train)

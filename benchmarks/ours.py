@@ -22,7 +22,8 @@ from ddpm_jax.training.step import make_train_step, make_update, to_model_range
 
 def build(work: Work, config: Config | None = None) -> Measured:
     """The peer called "ours", with the model of its case or another."""
-    parallel.use_every_core()
+    training = (ParallelConfig(), work.batch_size) if work.step == "train_step" else ()
+    parallel.use_every_core(*training)
     case = cases.load(work.case)
     config = config or case.model
     model = replace(config.model, dtype=work.dtype)

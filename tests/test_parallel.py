@@ -1,6 +1,9 @@
 """One step, four ways over eight devices: `jax.pmap`, ours, `jax.shard_map`, and FSDP."""
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -187,3 +190,27 @@ def test_the_mesh_takes_as_many_devices_as_divide_the_batch(batch, data, fsdp, d
 def test_a_mesh_that_cannot_be_is_refused(batch, data, fsdp):
     with pytest.raises(UserError, match="devices"):
         parallel.make_mesh(ParallelConfig(data=data, fsdp=fsdp), batch)
+
+
+@pytest.mark.parametrize(
+    ("cores", "training", "chosen", "devices"),
+    [
+        (2, "", "", 2),
+        (64, "", "", 8),
+        (2, "ParallelConfig(), 128", "", 2),
+        (8, "ParallelConfig(), 16", "", 4),
+        (2, "ParallelConfig(), 2", "", 1),
+        (2, "ParallelConfig(data=2), 2", "", 2),
+        (2, "ParallelConfig(), 2", "3", 3),
+    ],
+)
+def test_a_cpu_has_a_device_a_core_unless_each_has_few_examples(cores, training, chosen, devices):
+    program = (
+        f"import os; os.sched_getaffinity = lambda _: range({cores})\n"
+        "import jax\nfrom ddpm_jax.config import ParallelConfig\nfrom ddpm_jax import parallel\n"
+        f"parallel.use_every_core({training})\nprint(jax.device_count())"
+    )
+    env = {k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
+    env |= {"JAX_NUM_CPU_DEVICES": chosen} if chosen else {}
+    found = subprocess.check_output([sys.executable, "-c", program], env=env, text=True)
+    assert int(found) == devices

@@ -88,7 +88,7 @@ def main() -> None:
         tables["chain"].append(found)
         print(found, flush=True)
     if args.json is not None:
-        content = run.about(f"python -m benchmarks.growth {' '.join(sys.argv[1:])}") | tables
+        content = {"command": run.command()} | run.about() | tables
         args.json.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -160,7 +160,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for work in works(args, Path(folder)):
             names = ["ours", "torch_loader"] if args.case == "pipeline" else args.peers.split(",")
-            found = asdict(work) | {"peers": measure(names, work, args.rounds)}
+            found = {"command": command(), **asdict(work)}
+            found["peers"] = measure(names, work, args.rounds)
             found.pop("folder")
             results.append(found)
             print(row(found), flush=True)
@@ -199,18 +200,21 @@ def write(path: Path, results: list[dict[str, Any]]) -> None:
     key = ("case", "step", "batch_size", "dtype", "device")
     fresh = {tuple(result[name] for name in key) for result in results}
     kept = [result for result in old if tuple(result[name] for name in key) not in fresh]
-    content = about(f"python -m benchmarks.run {' '.join(sys.argv[1:])}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content | {"results": kept + results}, indent=1) + "\n")
+    path.write_text(json.dumps(about() | {"results": kept + results}, indent=1) + "\n")
 
 
-def about(command: str) -> dict[str, Any]:
-    """What figures are worth nothing without: the command, the machine, the versions."""
+def command() -> str:
+    """The command that this process was started with."""
+    return " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+
+
+def about() -> dict[str, Any]:
+    """What figures are worth nothing without, beside the command: the machine, the versions."""
     packages = ("jax", "flax", "torch", "diffusers")
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
     return {
-        "command": command,
         "machine": {"cores": len(os.sched_getaffinity(0)), "processor": (names or [""])[0]},
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
     }

@@ -318,6 +318,7 @@ def peak_of(*command: str | Path) -> float:
     return peak * 1024
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measures as Linux does")
 def test_the_largest_common_model_goes_in_and_out_within_a_minute_and_thrice_its_size(
     huge_folder,

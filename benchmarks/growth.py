@@ -3,12 +3,11 @@
     python -m benchmarks.growth --json benchmarks/results/growth.json
 
 The network is that of the case small32; at other resolutions it has the same widths, and attends at
-16 x 16. FLOPs are counted by XLA. The memory is what the forward pass keeps for the backward pass,
-which does not depend on the device, with and without `model.remat`. Each size is a program: it is
-compiled once, by the first step, and never again.
+16 x 16. On a CPU there is a device a core throughout. FLOPs are counted by XLA. The memory is what
+the forward pass keeps for the backward pass, which does not depend on the device, with and without
+`model.remat`. Each size is a program: it is compiled once, by the first step, and never again.
 """
 
-import json
 import statistics
 import sys
 import time
@@ -19,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import cases, ours, run
+from benchmarks import cases, ours, report
 from benchmarks.cases import Measured, Work
 from ddpm_jax import cli, parallel
 from ddpm_jax.config import Config, data_shape
@@ -88,8 +87,7 @@ def main() -> None:
         tables["chain"].append(found)
         print(found, flush=True)
     if args.json is not None:
-        content = {"command": run.command()} | run.about() | tables
-        args.json.write_text(json.dumps(content, indent=1) + "\n")
+        report.write(args.json, {"command": report.command()} | report.about() | tables)
 
 
 def residual_bytes(config: Config, batch_size: int, remat: bool) -> int:

@@ -9,7 +9,6 @@ classifier), a pair at a time, and its median. Weights are random: the arithmeti
 """
 
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ import jax
 import numpy as np
 import tyro
 
-from benchmarks import cases
+from benchmarks import cases, report
 from ddpm_jax import cli, parallel
 from ddpm_jax.config import Config, ParallelConfig, data_shape
 from ddpm_jax.diffusion import build_diffusion
@@ -76,14 +75,12 @@ def main() -> None:
             count_parameters(build_network(each).abstract) for each in (config, classifier)
         ],
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "versions": {"jax": jax.__version__, "python": platform.python_version()},
+        **report.about(),
         **{name: str(value) for name, value in vars(args).items() if name != "json"},
     }
-    text = json.dumps(result, indent=2)
-    print(text)
+    print(json.dumps(result, indent=2))
     if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(text + "\n")
+        report.write(args.json, result)
 
 
 def measurements(

@@ -11,8 +11,6 @@ than 9 ms on one H200 (4.5 TFLOP at 494 TFLOP/s); a step of a third of that peak
 """
 
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -29,6 +27,7 @@ import numpy as np
 import tyro
 
 import train
+from benchmarks import report
 from ddpm_jax import parallel
 from ddpm_jax.training.metrics import read_records
 from ddpm_jax.training.state import TrainState
@@ -61,14 +60,11 @@ def main() -> None:
         "first_epoch_images_per_second": rates(idle[:EPOCH_STEPS], 0),
         "step_seconds": args.step_seconds,
         "data_wait_share": float(np.mean(waits)),
-        "cores": os.cpu_count(),
-        "versions": {"jax": jax.__version__, "python": platform.python_version()},
+        **report.about(),
     }
-    text = json.dumps(result, indent=2)
-    print(text)
+    print(json.dumps(result, indent=2))
     if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(text + "\n")
+        report.write(args.json, result)
 
 
 def run(data_dir: str, steps: int, step_seconds: float) -> tuple[np.ndarray, list[float]]:

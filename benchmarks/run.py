@@ -14,7 +14,6 @@ milliseconds of a step, and in brackets the speed of the first peer as a multipl
 import json
 import multiprocessing
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -22,14 +21,13 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks import cases
+from benchmarks import cases, report
 from benchmarks.cases import Work
 from ddpm_jax import cli
 
@@ -160,7 +158,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for work in works(args, Path(folder)):
             names = ["ours", "torch_loader"] if args.case == "pipeline" else args.peers.split(",")
-            found = {"command": command(), **asdict(work)}
+            found = {"command": report.command(), **asdict(work)}
             found["peers"] = measure(names, work, args.rounds)
             found.pop("folder")
             results.append(found)
@@ -200,24 +198,7 @@ def write(path: Path, results: list[dict[str, Any]]) -> None:
     key = ("case", "step", "batch_size", "dtype", "device")
     fresh = {tuple(result[name] for name in key) for result in results}
     kept = [result for result in old if tuple(result[name] for name in key) not in fresh]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(about() | {"results": kept + results}, indent=1) + "\n")
-
-
-def command() -> str:
-    """The command that this process was started with."""
-    return " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
-
-
-def about() -> dict[str, Any]:
-    """What figures are worth nothing without, beside the command: the machine, the versions."""
-    packages = ("jax", "flax", "torch", "diffusers")
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
-    return {
-        "machine": {"cores": len(os.sched_getaffinity(0)), "processor": (names or [""])[0]},
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
-    }
+    report.write(path, report.about() | {"results": kept + results})
 
 
 if __name__ == "__main__":

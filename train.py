@@ -9,6 +9,11 @@ says what the run would need, and ends.
 import sys
 import time
 
+from ddpm_jax import huge_pages
+
+if __name__ == "__main__":
+    huge_pages.ask()  # before the imports that take seconds
+
 import jax
 
 from ddpm_jax import checkpoint, cli, config_json, data, interrupt, outputs, parallel, processes

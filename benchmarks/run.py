@@ -29,7 +29,7 @@ import numpy as np
 
 from benchmarks import cases, report
 from benchmarks.cases import Work
-from ddpm_jax import cli
+from ddpm_jax import cli, huge_pages
 
 EAGER = {"diffusers", "torch_adm"}
 # Of the largest number of each array that is compared.
@@ -46,6 +46,7 @@ class Args:
     device: Literal["cpu", "gpu"] = "cpu"
     rounds: int = 7  # measurements of each peer
     count: int = 10  # steps of a measurement
+    huge_pages: bool = True  # for all peers, as train.py asks for them
     json: Path | None = None  # file for the figures, which are added to those of other cases
 
 
@@ -154,6 +155,8 @@ def compare(checks: dict[str, dict[str, np.ndarray]], dtype: str) -> None:
 
 def main() -> None:
     args = cli.parse(Args, sys.argv[1:], description=__doc__)
+    if args.huge_pages and (value := huge_pages.setting()):
+        os.environ[huge_pages.VARIABLE] = value  # of the peers, which start from here on
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for work in works(args, Path(folder)):

@@ -1,5 +1,6 @@
 """The convolution's own gradients are those of XLA, and fast in a loop on CPU."""
 
+import math
 import re
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from ddpm_jax.models import convolution
 from ddpm_jax.models.convolution import LAYOUT, conv_general_dilated
 
 CASES = [  # side, taps, stride, padding
@@ -45,6 +47,17 @@ def test_value_and_gradients_are_those_of_xla(case):
     np.testing.assert_array_equal(got[0], want[0])
     for ours_, xlas in zip(got[1](dy), want[1](dy), strict=True):
         np.testing.assert_allclose(ours_, xlas, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_kernels_gradient_in_bands_is_the_same(case, monkeypatch):
+    x, kernel, dy, native, ours = arrays(*case)
+    want = jax.vjp(native, x, kernel)[1](dy)[1]
+    monkeypatch.setattr(convolution, "BAND_SIZE", dy.size // 4)
+    text = jax.jit(lambda *a: jax.vjp(ours, *a[:2])[1](a[2])).lower(x, kernel, dy).as_text()
+    bands = math.gcd(dy.shape[1], 4)
+    assert text.count("stablehlo.convolution") == 1 + bands  # one for the gradient of x
+    np.testing.assert_allclose(jax.vjp(ours, x, kernel)[1](dy)[1], want, rtol=1e-5, atol=1e-5)
 
 
 def layouts(gradient, platform: str) -> set[str]:

@@ -45,7 +45,8 @@ class Args:
     dtype: Literal["float32", "bfloat16"] = "float32"  # of ours and the peers, but eager ones
     device: Literal["cpu", "gpu"] = "cpu"
     rounds: int = 7  # measurements of each peer
-    count: int = 10  # steps of a measurement
+    count: int = 30  # steps of a measurement: after a pause the first is slower
+    repeats: int = 1  # measurements of a peer in a row, at each of its turns
     huge_pages: bool = True  # for all peers, as train.py asks for them
     json: Path | None = None  # file for the figures, which are added to those of other cases
 
@@ -102,7 +103,7 @@ class Peer:
         self._process.join()
 
 
-def measure(names: list[str], work: Work, rounds: int) -> dict[str, dict[str, Any]]:
+def measure(names: list[str], work: Work, rounds: int, repeats: int) -> dict[str, dict[str, Any]]:
     """By peer: parameters, milliseconds a step and their median, peak bytes, the first's speed."""
     works = {name: work for name in names}
     if work.device == "gpu":  # what people do who do no more than run it
@@ -116,7 +117,7 @@ def measure(names: list[str], work: Work, rounds: int) -> dict[str, dict[str, An
         seconds: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(rounds):
             for name, peer in peers.items():
-                seconds[name].append(peer.ask("run")[1])
+                seconds[name] += [peer.ask("run")[1] for _ in range(repeats)]
         peak = {name: peer.ask("peak_bytes")[0] for name, peer in peers.items()}
     finally:
         for peer in peers.values():
@@ -126,6 +127,7 @@ def measure(names: list[str], work: Work, rounds: int) -> dict[str, dict[str, An
         name: {
             "parameters": peers[name].parameters,
             "ms": 1000 * statistics.median(each) / work.count,
+            "mean_ms": 1000 * statistics.mean(each) / work.count,
             "speed_of_first": statistics.median(
                 b / a for a, b in zip(reference, each, strict=True)
             ),
@@ -162,7 +164,7 @@ def main() -> None:
         for work in works(args, Path(folder)):
             names = ["ours", "torch_loader"] if args.case == "pipeline" else args.peers.split(",")
             found = {"command": report.command(), **asdict(work)}
-            found["peers"] = measure(names, work, args.rounds)
+            found["peers"] = measure(names, work, args.rounds, args.repeats)
             found.pop("folder")
             results.append(found)
             print(row(found), flush=True)

@@ -71,6 +71,13 @@ def test_it_leaves_alone_what_linux_has_decided(start, mode):
     assert told["tunables"] is None and len(starts) == 1
 
 
+def test_it_leaves_alone_what_is_no_linux(monkeypatch, tmp_path):
+    monkeypatch.delenv(huge_pages.VARIABLE, raising=False)
+    for elsewhere in (tmp_path / "none", tmp_path):
+        monkeypatch.setattr(huge_pages, "MODE", elsewhere)
+        assert huge_pages.setting() == ""
+
+
 @pytest.mark.parametrize(
     "args",
     [

@@ -62,8 +62,7 @@ def _gradients(
 ) -> tuple[jax.Array, jax.Array]:
     """Both gradients as convolutions in the fast layout.
 
-    That of x: dy, its pixels moved apart by the stride, with the kernel turned by 180 degrees. That
-    of the kernel: x as the image, its batch as the channels, with dy as a kernel with holes.
+    That of x: dy, its pixels moved apart by the stride, with the kernel turned by 180 degrees.
     """
     around = []
     sides = zip(x.shape[1:3], kernel.shape[:2], dy.shape[1:3], strides, padding, strict=True)
@@ -84,7 +83,11 @@ def _gradients(
 def _kernel_gradient(
     x: jax.Array, taps: tuple[int, int], dy: jax.Array, strides: Strides, padding: Padding
 ) -> jax.Array:
-    """The sum over bands of rows of dy, so many that each part of it stays in the cache."""
+    """A convolution of x as the image, its batch as the channels, with dy as a kernel with holes.
+
+    It reads all of dy for each of its entries. So it is a sum over bands of rows of dy, so many that
+    each of them stays in the cache.
+    """
     bands = 1
     while bands < MAX_BANDS and dy.shape[1] % (2 * bands) == 0 and dy.size > bands * BAND_SIZE:
         bands *= 2

@@ -85,8 +85,8 @@ def _kernel_gradient(
 ) -> jax.Array:
     """A convolution of x as the image, its batch as the channels, with dy as a kernel with holes.
 
-    It reads all of dy for each of its entries. So it is a sum over bands of rows of dy, so many that
-    each of them stays in the cache.
+    All of dy is read for each of its entries: it is summed over bands of rows of dy, so many that
+    each stays in the cache.
     """
     bands = 1
     while bands < MAX_BANDS and dy.shape[1] % (2 * bands) == 0 and dy.size > bands * BAND_SIZE:

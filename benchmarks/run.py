@@ -47,7 +47,6 @@ class Args:
     rounds: int = 7  # measurements of each peer
     count: int = 30  # steps of a measurement: after a pause the first is slower
     repeats: int = 1  # measurements of a peer in a row, at each of its turns
-    huge_pages: bool = True  # for all peers, as train.py asks for them
     json: Path | None = None  # file for the figures, which are added to those of other cases
 
 
@@ -157,8 +156,8 @@ def compare(checks: dict[str, dict[str, np.ndarray]], dtype: str) -> None:
 
 def main() -> None:
     args = cli.parse(Args, sys.argv[1:], description=__doc__)
-    if args.huge_pages and (value := huge_pages.setting()):
-        os.environ[huge_pages.VARIABLE] = value  # of the peers, which start from here on
+    if value := huge_pages.setting():  # for all peers, as train.py asks for them
+        os.environ[huge_pages.VARIABLE] = value
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for work in works(args, Path(folder)):

@@ -10,16 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ddpm_jax import cli, config_json, data, interrupt, parallel, parts, processes
-from ddpm_jax.config import ParallelConfig, check
-from ddpm_jax.diffusion import build_diffusion
-from ddpm_jax.digest import sha256
-from ddpm_jax.errors import UserError, run_script
+from ddpm_jax import data
+from ddpm_jax.config import ParallelConfig, build_diffusion, check, command_line, serialization
+from ddpm_jax.data import check_num_classes
+from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import bits_per_dimension
 from ddpm_jax.models import build_network
-from ddpm_jax.sampling.stages import kept_as, load_weights
-from ddpm_jax.training.metrics import progress
-from ddpm_jax.training.run import check_labels
+from ddpm_jax.runs import partial_results
+from ddpm_jax.runs.digest import sha256
+from ddpm_jax.runs.weights import load_weights, weights_item
+from ddpm_jax.runtime import devices, processes, signals
+from ddpm_jax.runtime.progress import progress
+from ddpm_jax.runtime.script import run_script, start_logging
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,9 @@ class Args:
 
 
 def main() -> None:
-    args = cli.parse(Args, sys.argv[1:], description=__doc__)
-    cli.start_logging()
-    config = config_json.read_config(args.workdir / "config.json")
+    args = command_line.parse(Args, sys.argv[1:], description=__doc__)
+    start_logging()
+    config = serialization.read_config(args.workdir / "config.json")
     check(config)
     settings = config.data
     if args.split is not None:
@@ -61,15 +63,15 @@ def main() -> None:
         if not least <= value < 2**bits:
             raise UserError(f"--{option} {value}: must be at least {least} and below 2^{bits}")
 
-    weights = kept_as(config, args.ema)
+    weights = weights_item(config, args.ema)
 
     # Devices, data, model, weights
-    parallel.use_every_core()
+    devices.use_every_core()
     processes.join(vars(args))
-    mesh = parallel.make_mesh(ParallelConfig(), args.batch_size)
+    mesh = devices.make_mesh(ParallelConfig(), args.batch_size)
     source = data.load_source(settings)
-    processes.must_agree({"examples": len(source)})
-    check_labels(replace(config, data=settings), source.num_classes)
+    processes.assert_equal_across_processes({"examples": len(source)})
+    check_num_classes(replace(config, data=settings), source.num_classes)
     num = args.num or len(source)
     if num > len(source):
         raise UserError(f"--num {num}: {settings.name} has {len(source)} examples in this split")
@@ -90,16 +92,18 @@ def main() -> None:
     told = [args.steps or None, settings_of_results["weights"]]
     name = "_".join(["bpd", settings.split, f"{loaded.step:08d}", *filter(None, told)])
     out = args.out or args.workdir / "evaluation" / name
-    processes.by_first(lambda: parts.claim(out, settings_of_results))
+    processes.on_main_process(
+        lambda: partial_results.create_results_folder(out, settings_of_results)
+    )
     with progress(num, 0, "example", f"step {loaded.step}") as bar:
-        update = interrupt.checked(bar.update)
+        update = signals.with_stop_check(bar.update)
         found = bits_per_dimension.evaluate(
             bound, loaded.items["ema"], source, settings, num, args.batch_size, out, update
         )
     timesteps = build_diffusion(config.diffusion, args.steps).schedule.timestep_map
-    print(processes.by_first(lambda: bits_per_dimension.report(found, timesteps, out)))
+    print(processes.on_main_process(lambda: bits_per_dimension.report(found, timesteps, out)))
 
 
 if __name__ == "__main__":
-    with processes.ending_together():
+    with processes.exit_together():
         run_script(main)

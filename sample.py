@@ -23,12 +23,15 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from ddpm_jax import cli, data, interrupt, outputs, parallel, processes
+from ddpm_jax import data
+from ddpm_jax.config import build_diffusion, command_line
 from ddpm_jax.data.low_res import read_low_res
-from ddpm_jax.diffusion import build_diffusion
-from ddpm_jax.errors import UserError, run_script
-from ddpm_jax.sampling import guides, stages
-from ddpm_jax.training.metrics import progress
+from ddpm_jax.errors import UserError
+from ddpm_jax.generation import cascade, guidance_options, sample_files
+from ddpm_jax.generation import labels as labels_of_cascade
+from ddpm_jax.runtime import devices, processes, signals
+from ddpm_jax.runtime.progress import progress
+from ddpm_jax.runtime.script import run_script, start_logging
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class Args:
 
 
 def main() -> None:
-    args = cli.parse(Args, sys.argv[1:], description=__doc__)
-    cli.start_logging()
+    args = command_line.parse(Args, sys.argv[1:], description=__doc__)
+    start_logging()
     for option, value, least, bits in (
         ("num", 1 if args.num is None else args.num, 1, 31),
         ("seed", args.seed, 0, 32),
@@ -65,15 +68,15 @@ def main() -> None:
             raise UserError(f"--{option} {value}: must be at least {least} and below 2^{bits}")
 
     # The runs: one, or one and its upsampler
-    first = stages.read_settings(
+    first = cascade.read_settings(
         args.workdir,
         sampler=args.sampler,
         steps=args.steps,
         eta=args.eta,
         batch_size=args.batch_size,
     )
-    stages.check_first(args.workdir, first, args.low_res)
-    guide = guides.read_guide(
+    cascade.check_first(args.workdir, first, args.low_res)
+    guide = guidance_options.read_guidance_options(
         args.workdir,
         first,
         classifier=args.classifier,
@@ -83,10 +86,10 @@ def main() -> None:
     )
     rows, runs = len(guide.scales), [(args.workdir, first)]
     if args.upsampler is not None:
-        upsampler = stages.read_settings(
+        upsampler = cascade.read_settings(
             args.upsampler, steps=args.upsampler_steps, batch_size=args.batch_size
         )
-        stages.check_upsampler(first, guide, upsampler, args.upsampler)
+        cascade.check_upsampler(first, guide, upsampler, args.upsampler)
         runs.append((args.upsampler, upsampler))
     elif args.upsampler_steps is not None:
         raise UserError(f"--upsampler-steps {args.upsampler_steps}: there is no --upsampler")
@@ -94,38 +97,38 @@ def main() -> None:
 
     # What they are told: labels, and what the first one enlarges
     num, low_res, given = args.num or 64, None, None
-    classes = stages.stage_classes(configs, guide)
+    classes = labels_of_cascade.stage_classes(configs, guide)
     if args.low_res is not None:
         num_classes = 0 if args.labels else max(classes)
         low_res, given = read_low_res(args.low_res, first.data, args.num, num_classes)
         num = len(low_res)
     enlarges = low_res is not None
-    labels = stages.stage_labels(args.labels, num, classes, args.seed, given, enlarges)
+    labels = labels_of_cascade.stage_labels(args.labels, num, classes, args.seed, given, enlarges)
 
     # Devices and weights: all of them before the first chain, for that may take hours
-    parallel.use_every_core()
+    devices.use_every_core()
     processes.join(vars(args))
     models = [
-        stages.load_stage(
+        cascade.load_stage(
             workdir,
             config,
             args.frames if config is last else 0,
-            guide if config is first else guides.no_guide(rows),
+            guide if config is first else guidance_options.no_guidance(rows),
             args.ema if config is first else None,
         )
         for workdir, config in runs
     ]
     out = args.out or args.workdir / "drawn"
-    processes.by_first(lambda: outputs.make_folder(out, args.low_res))
+    processes.on_main_process(lambda: sample_files.make_folder(out, args.low_res))
 
     # The chains
     for model, told in zip(models, labels, strict=True):
         with progress(num * rows, 0, "sample", f"step {model.step}") as bar:
-            update, unfinished = interrupt.checked(bar.update), out / outputs.UNFINISHED
+            update, unfinished = signals.with_stop_check(bar.update), out / sample_files.UNFINISHED
             drawn = model.draw(args.seed, told, update, low_res, parts=unfinished)
         if model is not models[-1]:
             low_res = drawn.x
-            processes.by_first(partial(outputs.save_arrays, drawn, out / "base"))
+            processes.on_main_process(partial(sample_files.save_arrays, drawn, out / "base"))
     drawn = drawn._replace(scales=guide.scales)
 
     # Files: points lie over those of the data
@@ -133,16 +136,16 @@ def main() -> None:
     reference = data.load_source(last.data).points if points else None
 
     def save() -> None:
-        outputs.save_samples(drawn, out, reference, classes[-1], low_res)
+        sample_files.save_samples(drawn, out, reference, classes[-1], low_res)
         if args.frames:
-            outputs.save_chain(drawn, build_diffusion(last.diffusion).schedule, out, reference)
-        outputs.drop_unfinished(out)
+            sample_files.save_chain(drawn, build_diffusion(last.diffusion).schedule, out, reference)
+        sample_files.drop_unfinished(out)
 
-    processes.by_first(save)  # and the others wait, for minutes if there are many
+    processes.on_main_process(save)  # and the others wait, for minutes if there are many
     at = f" at each of {rows} scales, a row each" if rows > 1 else ""
     print(f"{num} samples{at} in {out}")
 
 
 if __name__ == "__main__":
-    with processes.ending_together():
+    with processes.exit_together():
         run_script(main)

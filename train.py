@@ -9,22 +9,28 @@ says what the run would need, and ends.
 import sys
 import time
 
-from ddpm_jax import huge_pages
+from ddpm_jax.runtime import huge_pages
+from ddpm_jax.runtime.script import start_logging
 
 if __name__ == "__main__":
     huge_pages.ask()  # before the imports that take seconds
 
 import jax
 
-from ddpm_jax import checkpoint, cli, config_json, data, interrupt, outputs, parallel, processes
-from ddpm_jax.config import traced_steps
-from ddpm_jax.diffusion import build_diffusion
-from ddpm_jax.errors import run_script
+from ddpm_jax import data
+from ddpm_jax.config import build_diffusion, command_line, serialization, traced_steps
+from ddpm_jax.generation import sample_files
+from ddpm_jax.generation.generator import make_drawer
 from ddpm_jax.models import Params, build_network, count_parameters
-from ddpm_jax.sampling.draw import make_drawer
-from ddpm_jax.training import run
+from ddpm_jax.runs import folder
+from ddpm_jax.runs.checkpoints import Checkpoints
+from ddpm_jax.runs.metrics_log import MetricsLog
+from ddpm_jax.runtime import devices, processes, signals
+from ddpm_jax.runtime.progress import progress
+from ddpm_jax.runtime.script import run_script
+from ddpm_jax.training import loop
 from ddpm_jax.training.dry_run import report
-from ddpm_jax.training.metrics import MetricsLog, progress
+from ddpm_jax.training.metric_window import MetricWindow, last_step_finite
 from ddpm_jax.training.profile import profiled
 from ddpm_jax.training.skipped import make_report
 from ddpm_jax.training.state import TrainState, init_state, make_optimizer
@@ -34,16 +40,16 @@ from ddpm_jax.training.validation import EarlyStop, make_validator
 
 
 def main() -> None:
-    config, workdir, dry_run = cli.parse_train(sys.argv[1:])
-    cli.start_logging()
+    config, workdir, dry_run = command_line.parse_train(sys.argv[1:])
+    start_logging()
     train = config.train
 
     # Devices, model, optimizer, step
     batch_size = train.batch_size // train.grad_accumulation_steps
-    parallel.use_every_core(config.parallel, batch_size)
-    options = config_json.flat(config) | {"workdir": workdir.absolute(), "dry_run": dry_run}
+    devices.use_every_core(config.parallel, batch_size)
+    options = serialization.flat(config) | {"workdir": workdir.absolute(), "dry_run": dry_run}
     processes.join(options)
-    mesh = parallel.make_mesh(config.parallel, batch_size)
+    mesh = devices.make_mesh(config.parallel, batch_size)
     diffusion = build_diffusion(config.diffusion)
     network = build_network(config)
     optimizer = make_optimizer(train)
@@ -55,8 +61,8 @@ def main() -> None:
         return init_state(params, optimizer, config)
 
     abstract = jax.eval_shape(initial)
-    sharding = parallel.state_sharding(abstract, mesh)
-    train_step = parallel.pmapped(
+    sharding = devices.state_sharding(abstract, mesh)
+    train_step = devices.pmapped(
         make_train_step(config, diffusion, network, optimizer), mesh, sharding
     )
     if dry_run:
@@ -66,11 +72,15 @@ def main() -> None:
 
     # Data
     source, held_out = data.hold_out(data.load_source(config.data), config.data)
-    processes.must_agree({"examples": len(source), "held out": len(held_out or ())})
-    run.check_labels(config, source.num_classes)
+    processes.assert_equal_across_processes(
+        {"examples": len(source), "held out": len(held_out or ())}
+    )
+    data.check_num_classes(config, source.num_classes)
     validate = held_out and make_validator(config, diffusion, network, mesh, held_out)
     draw = None if config.model.kind == "classifier" else make_drawer(config, network, mesh)
-    processes.by_first(lambda: run.claim(workdir, config))  # now that nothing is wrong with it
+    processes.on_main_process(
+        lambda: folder.create_run_folder(workdir, config)
+    )  # now that nothing is wrong with it
     print(
         f"{workdir}: {count_parameters(abstract.params):,} parameters, {len(source):,} examples of "
         f"{config.data.name}, batches of {train.batch_size} on {mesh.devices.size} "
@@ -78,13 +88,13 @@ def main() -> None:
     )
 
     with (
-        checkpoint.Checkpoints(
+        Checkpoints(
             workdir / "checkpoints", train.keep_checkpoints, train.stop_on_failed_save
         ) as checkpoints,
-        processes.ending_together(),  # before the checkpoints wait for those of others
+        processes.exit_together(),  # before the checkpoints wait for those of others
     ):
         # Restore
-        on_mesh = parallel.abstract_on(abstract, sharding)
+        on_mesh = devices.abstract_on(abstract, sharding)
         state = checkpoints.restore(on_mesh)
         if state is not None:
             print(f"resumed after step {int(state.step)}")
@@ -96,24 +106,26 @@ def main() -> None:
         first, lowest = int(state.step), None
 
         def draw_samples(step: int) -> None:
-            due = run.due(step, train.sample_every_steps, train.steps)
+            due = loop.due(step, train.sample_every_steps, train.steps)
             picture = workdir / "samples" / f"step_{step:08d}.png"
             if draw is None or not due:
                 return
-            if step == first and processes.by_first(picture.exists):
+            if step == first and processes.on_main_process(picture.exists):
                 return
-            labels, low_res = run.picture_inputs(config, source)
+            labels, low_res = loop.picture_inputs(config, source)
             with progress(len(labels), 0, "sample", "samples", 10) as drawing:
-                drawn = draw(state.ema, 0, labels, interrupt.checked(drawing.update), low_res)
-            if processes.is_first():
-                log.image(step, "samples", outputs.save_picture(drawn.x, picture, source.points))
+                drawn = draw(state.ema, 0, labels, signals.with_stop_check(drawing.update), low_res)
+            if processes.is_main_process():
+                log.image(
+                    step, "samples", sample_files.save_picture(drawn.x, picture, source.points)
+                )
             window.restart_clock()
 
         def save_rest() -> str:
             step = int(state.step)
-            run.log_rest(log, step, window, train)
-            if checkpoints.saved < step and (lowest is not None or run.sound(state)):
-                checkpoints.save(step, state, config_json.to_json(config), lowest)
+            loop.log_rest(log, step, window, train)
+            if checkpoints.saved < step and (lowest is not None or last_step_finite(state)):
+                checkpoints.save(step, state, serialization.to_json(config), lowest)
             checkpoints.wait()
             upto = f" up to step {checkpoints.saved}" if checkpoints.saved < step else ""
             return f"after step {step}, saved{upto}"
@@ -131,10 +143,10 @@ def main() -> None:
                 process_count=jax.process_count(),
             ) as batches,
             progress(train.steps, first, "step", workdir.name) as bar,
-            interrupt.held(save_rest),
+            signals.deferred(save_rest),
         ):
             speed = make_rates(config, network, mesh)
-            window = run.Window(train, time.monotonic, make_report(log, source, config), speed)
+            window = MetricWindow(train, time.monotonic, make_report(log, source, config), speed)
             early_stop = EarlyStop(train.early_stop_validations, log.earlier)
             draw_samples(first)  # if the run was stopped amid them
             steps = profiled(
@@ -146,38 +158,40 @@ def main() -> None:
             for step in steps:
                 if early_stop.over:
                     break
-                state, metrics = train_step(state, parallel.to_mesh(window.take(batches), mesh))
+                state, metrics = train_step(
+                    state, devices.shard_local_batch(window.take(batches), mesh)
+                )
                 window.add(metrics)
-                if run.due(step, train.log_every_steps, train.steps):
+                if loop.due(step, train.log_every_steps, train.steps):
                     numbers = window.close()
                     log.scalars(step, numbers)
-                    bar.set_postfix(run.shown(numbers), refresh=False)
+                    bar.set_postfix(loop.shown(numbers), refresh=False)
                 lowest = None
-                if validate and run.due(step, train.validate_every_steps, train.steps):
+                if validate and loop.due(step, train.validate_every_steps, train.steps):
                     numbers = validate(state.ema)
                     log.scalars(step, numbers)
                     lowest = early_stop.add(numbers["held_out_loss"])
                     window.restart_clock()
                 last = step == train.steps or early_stop.over
                 if last:
-                    run.log_rest(log, step, window, train)
-                due = run.due(step, train.checkpoint_every_steps, train.steps)
-                if last or lowest is not None or (due and run.sound(state)):
-                    checkpoints.save(step, state, config_json.to_json(config), lowest)
+                    loop.log_rest(log, step, window, train)
+                due = loop.due(step, train.checkpoint_every_steps, train.steps)
+                if last or lowest is not None or (due and last_step_finite(state)):
+                    checkpoints.save(step, state, serialization.to_json(config), lowest)
                 draw_samples(step)  # after the save: a kill in these minutes costs no step
                 bar.update(1)
                 if not last:  # the end waits for the last save
                     checkpoints.check()
-                interrupt.check_together(step)
+                signals.check_together(step)
             if early_stop.over:
                 print(
                     f"stops early: {train.early_stop_validations} validations in a row had no lower"
                     " held-out loss; the weights of the lowest are kept, and drawn from"
                 )
             checkpoints.wait()
-            run.finish(log, workdir, state, source)
+            loop.finish(log, workdir, state, source)
 
 
 if __name__ == "__main__":
-    with processes.ending_together():
+    with processes.exit_together():
         run_script(main)

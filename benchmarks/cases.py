@@ -11,8 +11,7 @@ from zlib import crc32
 
 import numpy as np
 
-from ddpm_jax import cli
-from ddpm_jax.config import Config, data_shape
+from ddpm_jax.config import Config, command_line, data_shape
 from ddpm_jax.models import Network
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -59,7 +58,7 @@ CASES = ("small32", "ddpm_cifar", "adm64")
 
 
 def _config(name: str) -> Config:
-    return cli.load_config(CONFIGS / f"{name}.py")
+    return command_line.load_config(CONFIGS / f"{name}.py")
 
 
 class Measured(NamedTuple):

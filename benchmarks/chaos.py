@@ -29,8 +29,8 @@ import jax
 import numpy as np
 
 from benchmarks.chaos_run import LIMIT_SECONDS, ROOT, Mesh, Pace, Run, digests, parameters
-from ddpm_jax import cli
-from ddpm_jax.interrupt import EXIT_CODE
+from ddpm_jax.config import command_line
+from ddpm_jax.runtime.signals import EXIT_CODE
 
 PAGE = ROOT / "docs" / "reliability.md"
 RESULTS = ROOT / "benchmarks" / "results"
@@ -218,7 +218,7 @@ def write(results: dict) -> None:
 
 
 def main() -> None:
-    args = cli.parse(Args, sys.argv[1:], description=__doc__)
+    args = command_line.parse(Args, sys.argv[1:], description=__doc__)
     # Behind `nohup` or a shell's `&` SIGINT is ignored, and so it would be by what is started here.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     out = args.out or Path(tempfile.mkdtemp(prefix="chaos"))

@@ -13,9 +13,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ddpm_jax import checkpoint, config_json, parallel
-from ddpm_jax.config import ParallelConfig
+from ddpm_jax.config import ParallelConfig, serialization
 from ddpm_jax.models import build_network
+from ddpm_jax.runs.checkpoints import Checkpoints
+from ddpm_jax.runtime import devices
 from ddpm_jax.training.state import init_state, make_optimizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -138,13 +139,13 @@ def digests(run: Run) -> dict[str, str]:
 
 def parameters(run: Run) -> dict[str, np.ndarray]:
     """Those of the newest checkpoint."""
-    config = config_json.read_config(run.workdir / "config.json")
+    config = serialization.read_config(run.workdir / "config.json")
     network = build_network(config)
     optimizer = make_optimizer(config.train)
     abstract = jax.eval_shape(
         lambda: init_state(network.init(jax.random.key(0)), optimizer, config)
     )
-    mesh = parallel.make_mesh(ParallelConfig(data=1), 1)
-    with checkpoint.Checkpoints(run.workdir / "checkpoints", 3) as checkpoints:
-        state = checkpoints.restore(parallel.replicated_abstract(abstract, mesh))
+    mesh = devices.make_mesh(ParallelConfig(data=1), 1)
+    with Checkpoints(run.workdir / "checkpoints", 3) as checkpoints:
+        state = checkpoints.restore(devices.replicated_abstract(abstract, mesh))
     return jax.device_get(state.params)

@@ -20,9 +20,9 @@ import numpy as np
 
 from benchmarks import cases, ours, report
 from benchmarks.cases import Measured, Work
-from ddpm_jax import cli, parallel
-from ddpm_jax.config import Config, data_shape
+from ddpm_jax.config import Config, command_line, data_shape
 from ddpm_jax.models import build_network
+from ddpm_jax.runtime import devices
 from ddpm_jax.training.throughput import TRAINING_EVALUATIONS, evaluation_flops
 
 BATCHES, SIDES, CHAINS = (2, 4, 8, 16, 32, 64), (16, 32, 64), (5, 10, 20, 40, 80)
@@ -36,12 +36,12 @@ class Args:
 
 
 def main() -> None:
-    args = cli.parse(Args, sys.argv[1:], description=__doc__)
+    args = command_line.parse(Args, sys.argv[1:], description=__doc__)
     compiled: list[str] = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compiled.append(event) if event == COMPILED else None
     )
-    parallel.use_every_core()
+    devices.use_every_core()
     config = cases.load("small32").model
 
     def timed(measured: Measured) -> tuple[float, int]:

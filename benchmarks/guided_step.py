@@ -21,12 +21,11 @@ import numpy as np
 import tyro
 
 from benchmarks import cases, report
-from ddpm_jax import cli, parallel
-from ddpm_jax.config import Config, ParallelConfig, data_shape
-from ddpm_jax.diffusion import build_diffusion
+from ddpm_jax.config import Config, ParallelConfig, build_diffusion, command_line, data_shape
+from ddpm_jax.generation.generator import GuidanceModels, Scales, make_drawer
 from ddpm_jax.models import Params, build_network, count_parameters
-from ddpm_jax.sampling.draw import Guidance, Scales, make_drawer
-from ddpm_jax.sampling.guidance import class_log_prob, log_gradient
+from ddpm_jax.runtime import devices
+from ddpm_jax.sampling.guidance import class_log_prob, guidance_gradient
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,11 @@ class Args:
 
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
-    parallel.use_every_core()
-    config, classifier = cli.load_config(args.config), cli.load_config(args.classifier)
+    devices.use_every_core()
+    config, classifier = (
+        command_line.load_config(args.config),
+        command_line.load_config(args.classifier),
+    )
     if args.channels:
         groups = min(config.model.norm_groups, args.channels // 4)
         model = replace(config.model, channels=args.channels, norm_groups=groups)
@@ -88,10 +90,10 @@ def measurements(
 ) -> dict[str, Callable[[], Callable[[], None]]]:
     """By name, what makes a function that does `steps` of something, and waits for it."""
     size, shape = config.sample.batch_size, data_shape(config)
-    mesh = parallel.make_mesh(ParallelConfig(), size)
+    mesh = devices.make_mesh(ParallelConfig(), size)
     network, judge = build_network(config), build_network(classifier)
     weights, judge_weights = (
-        jax.device_put(cases.network_weights(each), parallel.replicated(mesh))
+        jax.device_put(cases.network_weights(each), devices.replicated(mesh))
         for each in (network, judge)
     )
     labels = np.arange(size, dtype=np.int32) % classifier.model.num_classes
@@ -100,11 +102,11 @@ def measurements(
         np.full(size, 500, np.float32),
         labels,
     )
-    batch = jax.device_put(batch, parallel.batch_sharding(mesh))
+    batch = jax.device_put(batch, devices.batch_sharding(mesh))
     assert build_diffusion(config.diffusion, str(steps)).schedule.num_timesteps == steps
 
     def chain() -> Callable[[], None]:
-        draw = make_drawer(config, network, mesh, guidance=Guidance(judge, judge_weights))
+        draw = make_drawer(config, network, mesh, guidance=GuidanceModels(judge, judge_weights))
         return lambda: draw(weights, 0, labels, scales=[Scales(guidance=1.0)])
 
     def repeated(function: Callable, params: Params) -> Callable[[], None]:
@@ -112,7 +114,7 @@ def measurements(
         return lambda: jax.block_until_ready([jitted(params, *batch) for _ in range(steps)])
 
     def gradient(params: Params, x: jax.Array, t: jax.Array, labels: jax.Array) -> jax.Array:
-        return log_gradient(class_log_prob(partial(judge.apply, params), labels), 1.0)(x, t)
+        return guidance_gradient(class_log_prob(partial(judge.apply, params), labels), 1.0)(x, t)
 
     return {
         "guided chain": chain,

@@ -28,8 +28,8 @@ import tyro
 
 import train
 from benchmarks import report
-from ddpm_jax import parallel
-from ddpm_jax.training.metrics import read_records
+from ddpm_jax.runs.metrics_log import read_records
+from ddpm_jax.runtime import devices
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import QUARTERS, Batch, Metrics
 
@@ -92,7 +92,7 @@ def run(data_dir: str, steps: int, step_seconds: float) -> tuple[np.ndarray, lis
         options += ["--workdir", str(workdir), "--data.dir", data_dir]
         stack.enter_context(mock.patch.object(sys, "argv", ["train.py", *options]))
         stack.enter_context(mock.patch.object(train, "make_train_step", lambda *_: nothing))
-        stack.enter_context(mock.patch.object(parallel, "pmapped", pmapped))
+        stack.enter_context(mock.patch.object(devices, "pmapped", pmapped))
         train.main()
         records = read_records(workdir / "metrics.jsonl")
     logged = [r for r in records if r.get("step", 0) >= EPOCH_STEPS + 100]

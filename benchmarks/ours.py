@@ -9,27 +9,27 @@ import numpy as np
 
 from benchmarks import cases
 from benchmarks.cases import Measured, Work
-from ddpm_jax import parallel
-from ddpm_jax.config import Config, ParallelConfig
-from ddpm_jax.diffusion import build_diffusion
+from ddpm_jax.config import Config, ParallelConfig, build_diffusion
+from ddpm_jax.data.model_range import to_model_range
+from ddpm_jax.generation.generator import GuidanceModels, Scales, make_drawer
 from ddpm_jax.models import Network, build_network, count_parameters
-from ddpm_jax.sampling.draw import Guidance, Scales, make_drawer
-from ddpm_jax.sampling.guidance import class_log_prob, log_gradient
+from ddpm_jax.runtime import devices
+from ddpm_jax.sampling.guidance import class_log_prob, guidance_gradient
 from ddpm_jax.training.objectives import make_objective
 from ddpm_jax.training.state import init_state, make_optimizer
-from ddpm_jax.training.step import make_train_step, make_update, to_model_range
+from ddpm_jax.training.step import make_train_step, make_update
 
 
 def build(work: Work, config: Config | None = None) -> Measured:
     """The peer called "ours", with the model of its case or another."""
     training = (ParallelConfig(), work.batch_size) if work.step == "train_step" else ()
-    parallel.use_every_core(*training)
+    devices.use_every_core(*training)
     case = cases.load(work.case)
     config = config or case.model
     model = replace(config.model, dtype=work.dtype)
     train = replace(config.train, batch_size=work.batch_size)
     config = replace(config, model=model, train=train)
-    mesh = parallel.make_mesh(ParallelConfig(), work.batch_size)
+    mesh = devices.make_mesh(ParallelConfig(), work.batch_size)
     network = build_network(config)
     if work.step == "train_step":
         measured = _train_step(work, config, network, mesh)
@@ -41,13 +41,13 @@ def build(work: Work, config: Config | None = None) -> Measured:
 def _train_step(work: Work, config: Config, network: Network, mesh: jax.sharding.Mesh) -> Measured:
     diffusion, optimizer = build_diffusion(config.diffusion), make_optimizer(config.train)
     num_timesteps = diffusion.schedule.num_timesteps
-    params = jax.device_put(cases.network_weights(network), parallel.replicated(mesh))
+    params = jax.device_put(cases.network_weights(network), devices.replicated(mesh))
     state = jax.jit(lambda params: init_state(params, optimizer, config))(params)
-    sharding = parallel.state_sharding(state, mesh)
+    sharding = devices.state_sharding(state, mesh)
     state = jax.device_put(state, sharding)
     numbers = cases.examples(config, work.batch_size)
-    batch = parallel.to_mesh({name: numbers[name] for name in ("x", "label")}, mesh)
-    step = parallel.pmapped(make_train_step(config, diffusion, network, optimizer), mesh, sharding)
+    batch = devices.shard_local_batch({name: numbers[name] for name in ("x", "label")}, mesh)
+    step = devices.pmapped(make_train_step(config, diffusion, network, optimizer), mesh, sharding)
 
     def run() -> None:
         nonlocal state
@@ -75,13 +75,13 @@ def _sample_step(
     )
     config = replace(config, sample=sample)
     judge = build_network(classifier)
-    on_all = parallel.replicated(mesh)
+    on_all = devices.replicated(mesh)
     weights, judge_weights = (
         jax.device_put(cases.network_weights(each), on_all) for each in (network, judge)
     )
     numbers = cases.examples(config, work.batch_size)
     guided = work.step == "guided_step"
-    guidance = {"guidance": Guidance(judge, judge_weights)} if guided else {}
+    guidance = {"guidance": GuidanceModels(judge, judge_weights)} if guided else {}
     draw = make_drawer(config, network, mesh, **guidance)
     labels = (
         numbers["label"] if config.model.num_classes or guided else np.full(work.batch_size, -1)
@@ -95,7 +95,7 @@ def _sample_step(
         found = {"output": jax.jit(network.apply)(weights, x, t, numbers["label"])}
         if guided:
             log_prob = class_log_prob(partial(judge.apply, judge_weights), numbers["label"])
-            found["gradient"] = jax.jit(log_gradient(log_prob, 1.0))(x, t)
+            found["gradient"] = jax.jit(guidance_gradient(log_prob, 1.0))(x, t)
         return {name: np.asarray(value) for name, value in found.items()}
 
     return Measured(run, check)

@@ -29,7 +29,8 @@ import numpy as np
 
 from benchmarks import cases, report
 from benchmarks.cases import Work
-from ddpm_jax import cli, huge_pages
+from ddpm_jax.config import command_line
+from ddpm_jax.runtime import huge_pages
 
 EAGER = {"diffusers", "torch_adm"}
 # Of the largest number of each array that is compared.
@@ -155,7 +156,7 @@ def compare(checks: dict[str, dict[str, np.ndarray]], dtype: str) -> None:
 
 
 def main() -> None:
-    args = cli.parse(Args, sys.argv[1:], description=__doc__)
+    args = command_line.parse(Args, sys.argv[1:], description=__doc__)
     if value := huge_pages.setting():  # for all peers, as train.py asks for them
         os.environ[huge_pages.VARIABLE] = value
     results = []

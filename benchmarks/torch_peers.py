@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from benchmarks import cases, torch_adm
 from benchmarks.cases import Measured, Work
 from benchmarks.torch_diffusion import Tables, losses, reverse_step
-from ddpm_jax.config import Config
-from ddpm_jax.diffusion import build_diffusion
+from ddpm_jax.config import Config, build_diffusion
 from ddpm_jax.models import build_network
 
 
@@ -142,7 +141,7 @@ def _sample_step(
     judge.to(device, memory_format=torch.channels_last)
     classify = torch.compile(judge) if compiled else judge
 
-    def log_gradient(x: Tensor, t: Tensor) -> Tensor:
+    def guidance_gradient(x: Tensor, t: Tensor) -> Tensor:
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             with _autocast(work, device):
@@ -159,14 +158,16 @@ def _sample_step(
         x = torch.randn_like(examples["noise"])
         for i in reversed(range(tables.num_timesteps)):
             told = torch.full((len(x),), tables.timestep_map[i], device=device)
-            gradient = log_gradient(x, told) if guided else None
+            gradient = guidance_gradient(x, told) if guided else None
             x = reverse_step(tables, evaluate(x, told), x, i, gradient)
         x.cpu()
 
     @torch.no_grad()
     def check() -> Mapping[str, np.ndarray]:
         x, t = examples["noise"], examples["t"]
-        found = {"output": evaluate(x, t)} | ({"gradient": log_gradient(x, t)} if guided else {})
+        found = {"output": evaluate(x, t)} | (
+            {"gradient": guidance_gradient(x, t)} if guided else {}
+        )
         return {name: value.permute(0, 2, 3, 1).cpu().numpy() for name, value in found.items()}
 
     return Measured(run, check)

@@ -14,13 +14,7 @@ On a GPU a larger one would see more: `--model.channels 64 --model.num-res-block
 what this one does.
 """
 
-from ddpm_jax.config import (
-    Config,
-    DataConfig,
-    DiffusionConfig,
-    ModelConfig,
-    TrainConfig,
-)
+from ddpm_jax.config import Config, DataConfig, DiffusionConfig, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:

@@ -12,13 +12,7 @@ anything is left to see. The schedule is that of the model it guides:
 An SVM trained on the real digits sees the digit asked for in 10, 88, 98 and 100 % of these.
 """
 
-from ddpm_jax.config import (
-    Config,
-    DataConfig,
-    DiffusionConfig,
-    ModelConfig,
-    TrainConfig,
-)
+from ddpm_jax.config import Config, DataConfig, DiffusionConfig, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:

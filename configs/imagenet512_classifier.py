@@ -22,13 +22,7 @@ Not run by us: it needs the data and many GPUs or a TPU. Tests build the network
 of this kind.
 """
 
-from ddpm_jax.config import (
-    Config,
-    DataConfig,
-    DiffusionConfig,
-    ModelConfig,
-    TrainConfig,
-)
+from ddpm_jax.config import Config, DataConfig, DiffusionConfig, ModelConfig, TrainConfig
 
 
 def get_config() -> Config:

@@ -20,7 +20,7 @@ from PIL import Image
 import sample
 import train
 from ddpm_jax.data import prepare
-from ddpm_jax.errors import run_script
+from ddpm_jax.runtime.script import run_script
 from tests.tiny_tfds import write_tfds
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_jax import cli
+from ddpm_jax.config import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -23,7 +23,7 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", commands())
 def test_a_training_command_of_the_docs_is_a_valid_config(command, monkeypatch):
     monkeypatch.chdir(ROOT)
-    cli.parse_train(shlex.split(command)[2:])
+    command_line.parse_train(shlex.split(command)[2:])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,6 +1,7 @@
 """Examples on their way to the device: sources of records, and the pipeline that batches them."""
 
 from ddpm_jax.data.held_out import hold_out, record_name, subset
+from ddpm_jax.data.labels import check_num_classes
 from ddpm_jax.data.pipeline import (
     Batches,
     CroppedRecords,
@@ -18,6 +19,7 @@ __all__ = [
     "Source",
     "batch_indices",
     "centre_crop",
+    "check_num_classes",
     "decode_image",
     "first_images",
     "flip",

@@ -13,7 +13,7 @@ from ddpm_jax.data.labels import label_images
 from ddpm_jax.data.sources import Source, first_line
 from ddpm_jax.data.transforms import decode_image
 from ddpm_jax.errors import RunError, UserError
-from ddpm_jax.files import expanded
+from ddpm_jax.runtime.files import expanded
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 # What a link to nowhere, a forbidden file and the like fail with, each time they are read.

@@ -6,8 +6,9 @@ import re
 from collections import defaultdict
 from pathlib import PurePosixPath
 
+from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import expanded
+from ddpm_jax.runtime.files import expanded
 
 MAX_LABEL = 2**31 - 1
 
@@ -117,3 +118,15 @@ def _rows(file: str) -> list[tuple[int, str, str]]:
     rows = [(line, PurePosixPath(name).as_posix(), label) for line, name, label in rows]
     header = rows and not PurePosixPath(rows[0][1]).suffix
     return rows[1:] if header else rows
+
+
+def check_num_classes(config: Config, num_classes: int) -> None:
+    """Raises UserError unless the labels of the data are those that the model expects."""
+    wanted = config.model.num_classes
+    if wanted and wanted != num_classes:
+        has = f"has {num_classes} classes" if num_classes else "has no labels"
+        split = f" (split {config.data.split})" if config.data.name.startswith("tfds:") else ""
+        raise UserError(
+            f"--model.num-classes {wanted}: {config.data.name}{split} {has}; "
+            f"set it to {num_classes}{' (unconditional)' if not num_classes else ''}"
+        )

@@ -10,7 +10,7 @@ from ddpm_jax.data.labels import label_images
 from ddpm_jax.data.sources import first_line
 from ddpm_jax.data.transforms import centre_crop, decode_image, shrink
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import expanded
+from ddpm_jax.runtime.files import expanded
 
 Images = tuple[np.ndarray, np.ndarray | None]
 

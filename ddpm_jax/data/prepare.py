@@ -10,8 +10,9 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from ddpm_jax.errors import UserError, run_script
-from ddpm_jax.files import expanded
+from ddpm_jax.errors import UserError
+from ddpm_jax.runtime.files import expanded
+from ddpm_jax.runtime.script import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:

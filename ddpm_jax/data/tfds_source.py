@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax import processes
 from ddpm_jax.config import DataConfig
 from ddpm_jax.data.sources import Source, check_channels, first_line
 from ddpm_jax.data.transforms import decode_image
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import expanded
+from ddpm_jax.runtime import processes
+from ddpm_jax.runtime.files import expanded
 
 DEFAULT_DIR = "~/tensorflow_datasets"
 PACKAGE_PARENT = Path(__file__).resolve().parents[2]
@@ -181,7 +181,7 @@ def load_tfds(spec: str, data: DataConfig) -> Source:
         fit `data.split` and `data.channels`.
     """
     root = expanded(data.dir or DEFAULT_DIR)
-    folder = processes.by_first(lambda: find_or_prepare(spec, root))
+    folder = processes.on_main_process(lambda: find_or_prepare(spec, root))
 
     import tensorflow_datasets as tfds
 

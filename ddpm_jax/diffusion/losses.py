@@ -1,12 +1,11 @@
 """What training minimises, for each example: L_simple, L_vlb, and their sum L_hybrid."""
 
-from typing import NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.config import DiffusionConfig, Loss
 from ddpm_jax.diffusion.likelihood import mean_flat, variational_bound_term
 from ddpm_jax.diffusion.process import (
     Denoiser,
@@ -17,6 +16,11 @@ from ddpm_jax.diffusion.process import (
     q_sample,
     split_output,
 )
+
+if TYPE_CHECKING:
+    from ddpm_jax.config import DiffusionConfig
+
+Loss = Literal["mse", "l1", "rescaled_mse", "kl", "rescaled_kl"]
 
 
 class Losses(NamedTuple):
@@ -82,7 +86,7 @@ def training_losses(
     return Losses(simple + vb, mse, vb)
 
 
-def timestep_weights(config: DiffusionConfig, diffusion: Diffusion) -> np.ndarray | None:
+def timestep_weights(config: "DiffusionConfig", diffusion: Diffusion) -> np.ndarray | None:
     """The weight of L_simple at each timestep, float64 [T]; None for a weighting of "none".
 
     Both weightings are defined for the error of eps, by the signal-to-noise ratio snr:

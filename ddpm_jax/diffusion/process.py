@@ -5,15 +5,16 @@ Equation numbers are those of DDPM (Ho et al. 2020) unless a line says otherwise
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.config import Prediction, Variance
 from ddpm_jax.diffusion.schedules import NoiseSchedule
 
+Prediction = Literal["eps", "x_start", "x_prev", "v"]
+Variance = Literal["fixed_small", "fixed_large", "learned", "learned_range"]
 # A network at (x_t, what it is told of t: float32 [B]) -> [B, ...].
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
 

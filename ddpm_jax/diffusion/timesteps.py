@@ -3,12 +3,12 @@
 t: int32 [B], indices 0..T-1 into the schedule.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.config import TimestepSampler
+TimestepSampler = Literal["uniform", "antithetic", "stratified", "loss_second_moment"]
 
 
 def sample_timesteps(

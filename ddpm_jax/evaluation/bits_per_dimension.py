@@ -15,16 +15,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ddpm_jax import processes, visual
-from ddpm_jax.config import Config, DataConfig
+from ddpm_jax.config import Config, DataConfig, build_diffusion
 from ddpm_jax.data import Source, ordered_batches
-from ddpm_jax.diffusion import build_diffusion
+from ddpm_jax.data.model_range import low_res_of, to_model_range
 from ddpm_jax.diffusion.likelihood import Bound, variational_bound
-from ddpm_jax.files import replacing
 from ddpm_jax.models import Network, Params
-from ddpm_jax.parallel import to_host, whole_to_mesh
-from ddpm_jax.parts import read_together, save_part
-from ddpm_jax.training.step import low_res_of, to_model_range
+from ddpm_jax.runs.partial_results import read_partial_together, save_partial
+from ddpm_jax.runtime import processes
+from ddpm_jax.runtime.devices import shard_global_batch, to_host
+from ddpm_jax.runtime.files import replacing
+from ddpm_jax.visualization.plots import save_bound
 
 # Keeps the noise of an evaluation apart from that of training and sampling with the same seed.
 EVALUATION = 0xB9D
@@ -69,7 +69,7 @@ def make_bound(
     def bound(
         params: Params, batch: Batch, on_progress: Callable[[float], None] | None = None
     ) -> Bound:
-        batch = whole_to_mesh(batch, mesh)
+        batch = shard_global_batch(batch, mesh)
         found = []
         for timesteps in parts:
             found.append(bound_at(params, batch, timesteps))
@@ -107,7 +107,7 @@ def evaluate(
     for batch in ordered_batches(source, data, batch_size, num):
         real = len(batch["x"])
         path = out / "parts" / f"{first:08d}_{real}.npz"
-        part = read_together(path, Bound._fields)
+        part = read_partial_together(path, Bound._fields)
         if part is None:
             filled = {
                 name: np.resize(value, (batch_size, *value.shape[1:]))
@@ -116,7 +116,7 @@ def evaluate(
             filled["index"] = np.arange(first, first + batch_size, dtype=np.int32)
             part = bound(params, filled, partial(_tell, on_progress, real))
             part = {name: values[:real] for name, values in part._asdict().items()}
-            processes.by_first(partial(save_part, path, part))
+            processes.on_main_process(partial(save_partial, path, part))
         else:
             on_progress(real)
         found.append(Bound(**part))
@@ -141,7 +141,7 @@ def report(found: Bound, timesteps: np.ndarray, out: Path) -> str:
     }
     with replacing(out / "bpd.json") as temporary:
         temporary.write_text(json.dumps(numbers, indent=2) + "\n")
-    visual.save_bound(timesteps, *by_t.values(), out / "bpd.png")
+    save_bound(timesteps, *by_t.values(), out / "bpd.png")
     return (
         f"{numbers['total_bpd']:.4f} +- {numbers['total_bpd_standard_error']:.4f} bits per "
         f"dimension ({count} examples; decoder {by_t['vb'][0]:.4f}, prior "

@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax import config_json
 from ddpm_jax.config import (
     Config,
     DataConfig,
@@ -17,9 +16,10 @@ from ddpm_jax.config import (
     ModelConfig,
     SampleConfig,
     TrainConfig,
+    build_diffusion,
     check,
+    serialization,
 )
-from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.errors import UserError
 
 # What UNet2DModel takes for a setting that its config.json leaves out.
@@ -96,7 +96,7 @@ def read_config(folder: Path) -> Config:
         data, model, learned = _network(DEFAULTS | given)
         diffusion, sample = _process(folder, learned)
         config = Config(data, model, diffusion, TrainConfig(), sample)
-        config = config_json.from_dict(Config, dataclasses.asdict(config))  # checks every type
+        config = serialization.from_dict(Config, dataclasses.asdict(config))  # checks every type
         check(config)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

@@ -16,12 +16,14 @@ from typing import Literal
 
 import jax
 
-from ddpm_jax import checkpoint, cli, config_json, parallel
-from ddpm_jax.config import Config, ParallelConfig
-from ddpm_jax.errors import UserError, run_script
+from ddpm_jax.config import Config, ParallelConfig, command_line, serialization
+from ddpm_jax.errors import UserError
 from ddpm_jax.interop import diffusers, openai, weight_files
 from ddpm_jax.interop.diffusers_settings import scheduler_settings, unet_settings
 from ddpm_jax.models import Params, build_network, count_parameters
+from ddpm_jax.runs import checkpoints
+from ddpm_jax.runtime import devices
+from ddpm_jax.runtime.script import run_script, start_logging
 
 logger = logging.getLogger("ddpm_jax")
 
@@ -34,12 +36,12 @@ class Args:
 
 
 def main() -> None:
-    args = cli.parse(Args, sys.argv[1:], description=__doc__)
-    cli.start_logging()
+    args = command_line.parse(Args, sys.argv[1:], description=__doc__)
+    start_logging()
     jax.config.update("jax_platforms", "cpu")  # an accelerator may be at work, and has no part here
     weight_files.return_freed_memory()
     as_folder = (args.format or _format_of(args.to)) == "diffusers"
-    config = config_json.read_config(args.workdir / "config.json")
+    config = serialization.read_config(args.workdir / "config.json")
     if args.to.exists() and (not args.to.is_dir() or any(args.to.iterdir())):
         raise UserError(f"--to {args.to} is there already: name another, or remove it")
     if not as_folder and config.model.kind == "mlp":
@@ -47,9 +49,9 @@ def main() -> None:
     settings = unet_settings(config) if as_folder else {}
 
     network = build_network(config)
-    mesh = parallel.make_mesh(ParallelConfig(data=1), 1)  # a copy on each device would be a waste
-    abstract = parallel.replicated_abstract(network.abstract, mesh)
-    loaded = checkpoint.load_ema(args.workdir / "checkpoints", abstract)
+    mesh = devices.make_mesh(ParallelConfig(data=1), 1)  # a copy on each device would be a waste
+    abstract = devices.replicated_abstract(network.abstract, mesh)
+    loaded = checkpoints.load_ema(args.workdir / "checkpoints", abstract)
     count = count_parameters(loaded.items["ema"])
     try:
         (args.to if as_folder else args.to.parent).mkdir(parents=True, exist_ok=True)

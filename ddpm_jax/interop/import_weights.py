@@ -16,12 +16,13 @@ from pathlib import Path
 import jax
 from tyro.conf import Positional
 
-from ddpm_jax import checkpoint, cli, config_json
-from ddpm_jax.config import Config, check
-from ddpm_jax.errors import UserError, run_script
+from ddpm_jax.config import Config, check, command_line, serialization
+from ddpm_jax.errors import UserError
 from ddpm_jax.interop import diffusers, openai, published, weight_files
 from ddpm_jax.interop.diffusers_settings import read_config, unet_settings
 from ddpm_jax.models import Params, build_network, count_parameters
+from ddpm_jax.runs import checkpoints
+from ddpm_jax.runtime.script import run_script, start_logging
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Args:
 
 
 def main() -> None:
-    args = cli.parse(Args, sys.argv[1:], description=__doc__)
-    cli.start_logging()
+    args = command_line.parse(Args, sys.argv[1:], description=__doc__)
+    start_logging()
     jax.config.update("jax_platforms", "cpu")  # an accelerator may be at work, and has no part here
     weight_files.return_freed_memory()
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
@@ -54,8 +55,8 @@ def main() -> None:
         config_file = Path(os.path.relpath(published.config_path(args.model)))
     else:
         config_file.write_text(_source(config, args.file))
-    checkpoint.save_imported(args.out / "checkpoints", params, config_json.to_json(config))
-    (args.out / "config.json").write_text(config_json.to_json(config))
+    checkpoints.save_imported(args.out / "checkpoints", params, serialization.to_json(config))
+    (args.out / "config.json").write_text(serialization.to_json(config))
 
     sampling = f"python sample.py --workdir {args.out}"
     if config.model.kind == "classifier":
@@ -78,7 +79,7 @@ def _from_pt(file: Path, model: str) -> tuple[Config, Params]:
             f"--model is needed: {file} does not say what network it is of; "
             + (f"by its name: --model {guess}" if guess else f"--model {published.choices()}")
         )
-    config = cli.load_config(published.config_path(model))
+    config = command_line.load_config(published.config_path(model))
     check(config)
     if config.model.kind == "mlp":
         raise UserError(f"--model {model} is of points: OpenAI's code has no such network")
@@ -96,7 +97,7 @@ def _from_folder(folder: Path, model: str) -> tuple[Config, Params]:
     folder = folder / "unet" if (folder / "unet" / "config.json").is_file() else folder
     theirs = config = read_config(folder)
     if model:
-        config = cli.load_config(published.config_path(model))
+        config = command_line.load_config(published.config_path(model))
         check(config)
         _check_same_network(config, theirs, f"{folder} does not fit --model {model}")
     names = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")

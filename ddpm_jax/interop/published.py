@@ -8,7 +8,7 @@ import difflib
 from pathlib import Path
 from typing import NamedTuple
 
-from ddpm_jax.cli import DEFAULT_CONFIG
+from ddpm_jax.config.command_line import DEFAULT_CONFIG
 from ddpm_jax.errors import UserError
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ddpm_jax.errors import RunError, UserError
-from ddpm_jax.files import replacing
+from ddpm_jax.runtime.files import replacing
 
 Arrays = Iterable[tuple[str, np.ndarray]]
 

@@ -13,7 +13,7 @@ from flax import nnx
 
 from ddpm_jax.config import ModelConfig
 from ddpm_jax.models.convolution import conv_general_dilated
-from ddpm_jax.models.initial import ZERO_INIT, dense_init
+from ddpm_jax.models.initializers import ZERO_INIT, dense_init
 
 FLOAT32 = jnp.dtype("float32")  # of the embedding and of the head, whatever the setting
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ddpm_jax.config import ModelConfig
-from ddpm_jax.models.initial import normal_init
+from ddpm_jax.models.initializers import normal_init
 from ddpm_jax.models.layers import (
     FLOAT32,
     Attention,

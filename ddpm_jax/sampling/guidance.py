@@ -35,7 +35,7 @@ def class_log_prob(classify: Denoiser, labels: jax.Array) -> LogProb:
     return log_prob
 
 
-def log_gradient(log_prob: LogProb, scale: float | jax.Array | Scale) -> Denoiser:
+def guidance_gradient(log_prob: LogProb, scale: float | jax.Array | Scale) -> Denoiser:
     """s * grad of log p(y | x_t) with respect to x_t: a function (x_t, model_t) -> [B, ...].
 
     The scale s is a number, one for each sample [B], or a function of time; at times when such a
@@ -83,7 +83,7 @@ def within(
 def classifier_free(
     denoise: Callable[[jax.Array, jax.Array, Condition], jax.Array],
     condition: Condition,
-    nothing: Condition,
+    null_condition: Condition,
     scale: float | jax.Array | Scale,
     channels: int,
 ) -> Denoiser:
@@ -95,8 +95,8 @@ def classifier_free(
 
     Args:
       denoise: (x_t, model_t, condition) -> [B, ...], a network trained with label dropout.
-      condition, nothing: trees of arrays [B, ...]: what y tells, and its place where y is dropped,
-        such as labels and -1 throughout.
+      condition, null_condition: trees of arrays [B, ...]: y, and its place where y is dropped, such
+        as labels and -1 throughout.
       scale: a number, one for each sample [B], or a function of time.
       channels: of x_t; those of a learned variance behind them stay the network's.
     """
@@ -109,7 +109,7 @@ def classifier_free(
 
         def both(x_t: jax.Array) -> jax.Array:
             # Each sample beside itself, so that none moves to another device.
-            told = jax.tree.map(_interleaved, condition, nothing)
+            told = jax.tree.map(_interleaved, condition, null_condition)
             output = denoise(_interleaved(x_t, x_t), _interleaved(model_t, model_t), told)
             output = output.reshape(len(x_t), 2, *output.shape[1:])
             conditional, free = output[:, 0], output[:, 1, ..., :channels]

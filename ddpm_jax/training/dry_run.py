@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ddpm_jax.config import Config, data_shape
-from ddpm_jax.diffusion import build_diffusion
+from ddpm_jax.config import Config, build_diffusion, data_shape
 from ddpm_jax.models import Network, count_parameters
 from ddpm_jax.training.state import TrainState, make_optimizer
 from ddpm_jax.training.step import Batch, make_train_step

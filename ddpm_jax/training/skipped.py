@@ -12,7 +12,7 @@ import numpy as np
 
 from ddpm_jax.config import Config
 from ddpm_jax.data import Source, batch_indices, record_name
-from ddpm_jax.training.metrics import MetricsLog
+from ddpm_jax.runs.metrics_log import MetricsLog
 
 MAX_EXAMPLES = 64  # of a step, in the log
 SHOWN_EXAMPLES = 3  # of a step, on stderr

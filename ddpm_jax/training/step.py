@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from ddpm_jax.config import Config
+from ddpm_jax.data.model_range import low_res_of, to_model_range
 from ddpm_jax.diffusion.process import Diffusion
 from ddpm_jax.diffusion.timesteps import (
     draw_timesteps,
@@ -20,7 +21,6 @@ from ddpm_jax.diffusion.timesteps import (
     update_history,
 )
 from ddpm_jax.models import Network, Params
-from ddpm_jax.models.layers import downsample_mean
 from ddpm_jax.training.objectives import Examples, Objective, make_objective
 from ddpm_jax.training.state import TrainState, averaged, learning_rate
 
@@ -29,18 +29,6 @@ QUARTERS = 4
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, Any]
-
-
-def to_model_range(x: jax.Array) -> jax.Array:
-    """uint8 0..255 -> float32 [-1, 1]; points pass as they are."""
-    return x.astype(jnp.float32) / 127.5 - 1 if x.dtype == jnp.uint8 else x
-
-
-def low_res_of(config: Config, x: jax.Array) -> dict[str, jax.Array]:
-    """{"low_res": images x with their squares of pixels averaged}, {} unless a model enlarges."""
-    if not config.data.low_res_size:
-        return {}
-    return {"low_res": downsample_mean(x, config.data.image_size // config.data.low_res_size)}
 
 
 def make_train_step(
@@ -141,7 +129,7 @@ def make_update(
             "learning_rate": learning_rate(train)(state.step),
             "skipped": new.skipped,
             "step": state.step + 1,
-            "suspect_t": suspects(examples["t"], numbers["loss"], finite),
+            "suspect_t": nonfinite_timesteps(examples["t"], numbers["loss"], finite),
         }
         return new._replace(step=state.step + 1), metrics
 
@@ -164,7 +152,7 @@ def one_of(chosen: jax.Array, first: Callable, second: Callable, *inputs: Any) -
     return jax.lax.platform_dependent(chosen, *inputs, cpu=branch, default=choice)
 
 
-def suspects(t: jax.Array, loss: jax.Array, finite: jax.Array) -> jax.Array:
+def nonfinite_timesteps(t: jax.Array, loss: jax.Array, finite: jax.Array) -> jax.Array:
     """int32 [B]: t of the examples that may have spoilt a step that was not `finite`, else -1.
 
     Those whose loss [B] is not finite, or all if it is the gradient alone.

@@ -12,12 +12,13 @@ from jax.sharding import Mesh
 
 from ddpm_jax.config import Config
 from ddpm_jax.data import Source, ordered_batches
+from ddpm_jax.data.model_range import low_res_of, to_model_range
 from ddpm_jax.diffusion.process import Diffusion
 from ddpm_jax.models import Network, Params
-from ddpm_jax.parallel import replicated, whole_to_mesh
+from ddpm_jax.runtime.devices import replicated, shard_global_batch
+from ddpm_jax.training.metric_window import quarter_means
 from ddpm_jax.training.objectives import make_objective
-from ddpm_jax.training.run import quarter_means
-from ddpm_jax.training.step import Metrics, by_quarter, low_res_of, to_model_range
+from ddpm_jax.training.step import Metrics, by_quarter
 
 MAX_EXAMPLES = 4096  # of a larger set, the first ones
 # Keeps its t and noise apart from those of training, sampling and evaluation of the same seed.
@@ -60,7 +61,7 @@ def make_validator(
             batch = {name: np.resize(a, (size, *a.shape[1:])) for name, a in batch.items()}
             batch["index"] = np.arange(first, first + size, dtype=np.int32)
             batch["real"] = (np.arange(size) < real).astype(np.float32)
-            found.append(sums(params, whole_to_mesh(batch, mesh)))
+            found.append(sums(params, shard_global_batch(batch, mesh)))
             first += real
         total: Any = jax.tree.map(lambda *parts: np.sum(parts, axis=0), *jax.device_get(found))
         weight = total["quarter_weight"]

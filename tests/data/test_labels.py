@@ -10,7 +10,8 @@ import train
 from ddpm_jax.config import DataConfig
 from ddpm_jax.data import load_source
 from ddpm_jax.data.labels import label_images
-from ddpm_jax.errors import UserError, run_script
+from ddpm_jax.errors import UserError
+from ddpm_jax.runtime.script import run_script
 
 PATHS = ["a/1.png", "a/2.png", "b/3.jpg", "b/deep/4.png", "c/1.png"]
 

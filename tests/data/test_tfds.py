@@ -15,9 +15,8 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
 from ddpm_jax.config import Config, DataConfig, ModelConfig
-from ddpm_jax.data import Source, load_source, prepare
+from ddpm_jax.data import Source, check_num_classes, load_source, prepare
 from ddpm_jax.errors import UserError
-from ddpm_jax.training.run import check_labels
 from tests.tiny_tfds import write_tfds
 
 LABELLED = {
@@ -121,7 +120,9 @@ def test_hidden_labels_are_none(tmp_path: Path) -> None:
         assert source.num_classes == 0 and source.records[0]["label"] == -1
         with pytest.raises(UserError, match=rf"tiny \(split {re.escape(split)}\) has no labels"):
             data = DataConfig(name="tfds:tiny", split=split)
-            check_labels(Config(data=data, model=ModelConfig(num_classes=2)), source.num_classes)
+            check_num_classes(
+                Config(data=data, model=ModelConfig(num_classes=2)), source.num_classes
+            )
     with pytest.raises(UserError, match=r"record 1 of tfds:tiny has no label; choose another"):
         load(tmp_path, split="holes").records[1]
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from ddpm_jax.config import Config
-from ddpm_jax.errors import run_script
 from ddpm_jax.interop import export_weights, import_weights
 from ddpm_jax.interop.openai import torch_shapes
 from ddpm_jax.models import build_network
+from ddpm_jax.runtime.script import run_script
 
 # ADM in little: what its code allows, so norms of 32 groups.
 SMALL = """

@@ -11,15 +11,21 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ddpm_jax import cli, parallel
-from ddpm_jax.checkpoint import load_ema
-from ddpm_jax.config import Config, ModelConfig, ParallelConfig, check
-from ddpm_jax.config_json import read_config, to_json
-from ddpm_jax.diffusion import build_diffusion
+from ddpm_jax.config import (
+    Config,
+    ModelConfig,
+    ParallelConfig,
+    build_diffusion,
+    check,
+    command_line,
+)
+from ddpm_jax.config.serialization import read_config, to_json
 from ddpm_jax.errors import UserError
 from ddpm_jax.interop import diffusers_settings, export_weights, import_weights
 from ddpm_jax.interop.diffusers_settings import unet_settings
 from ddpm_jax.models import build_network
+from ddpm_jax.runs.checkpoints import load_ema
+from ddpm_jax.runtime import devices
 from tests.interop.small import SMALL, command, export_run, import_run, state_dict
 
 COMMON = {"sample_size": 8, "norm_num_groups": 8, "layers_per_block": 1}
@@ -91,8 +97,8 @@ def ours(workdir: Path, settings: dict) -> np.ndarray:
     """[N, H, W, C], by the run in `workdir`."""
     config = read_config(workdir / "config.json")
     network = build_network(config)
-    mesh = parallel.make_mesh(ParallelConfig(data=1), 1)
-    abstract = parallel.replicated_abstract(network.abstract, mesh)
+    mesh = devices.make_mesh(ParallelConfig(data=1), 1)
+    abstract = devices.replicated_abstract(network.abstract, mesh)
     params = load_ema(workdir / "checkpoints", abstract).items["ema"]
     x, t, labels = inputs(settings)
     return np.asarray(jax.jit(network.apply)(params, x.transpose(0, 2, 3, 1), t, labels))
@@ -134,7 +140,7 @@ OWN = {
 @pytest.mark.parametrize("name", OWN)
 def test_a_model_of_openai_goes_on_to_diffusers(name, tmp_path, capsys) -> None:
     (tmp_path / "own.py").write_text(OWN[name])
-    config = cli.load_config(tmp_path / "own.py")
+    config = command_line.load_config(tmp_path / "own.py")
     torch.save(state_dict(config), tmp_path / "own.pt")
     import_run(tmp_path / "own.pt", tmp_path / "run", capsys, str(tmp_path / "own.py"))
     export_run(tmp_path / "run", tmp_path / "back", capsys)
@@ -191,7 +197,7 @@ def test_the_scheduler_of_a_pipeline_is_taken_along(part, folder, tmp_path, caps
     np.testing.assert_allclose(betas, scheduler.betas, rtol=1e-6)
     # Without one, it is DDPM's; and the config file that was written says the same as the run's.
     import_run(folder / "unet", tmp_path / "other", capsys)
-    assert cli.load_config(tmp_path / "run" / "config.py") == config
+    assert command_line.load_config(tmp_path / "run" / "config.py") == config
 
 
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"])
@@ -332,7 +338,7 @@ def test_wrong_folders_are_refused_in_one_line(folder, tmp_path, capsys) -> None
 def test_networks_that_diffusers_cannot_express_are_told_why(old, new, pattern, tmp_path) -> None:
     assert old in SMALL
     (tmp_path / "own.py").write_text(SMALL.replace(old, new))
-    config = cli.load_config(tmp_path / "own.py")
+    config = command_line.load_config(tmp_path / "own.py")
     check(config)
     with pytest.raises(UserError, match=pattern):
         unet_settings(config)

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm_jax import cli, parallel
-from ddpm_jax.checkpoint import load_ema
-from ddpm_jax.config import ParallelConfig
-from ddpm_jax.config_json import read_config
+from ddpm_jax.config import ParallelConfig, command_line
+from ddpm_jax.config.serialization import read_config
 from ddpm_jax.interop import export_weights, import_weights, published
 from ddpm_jax.interop.openai import import_state_dict
 from ddpm_jax.models import build_network, count_parameters
+from ddpm_jax.runs.checkpoints import load_ema
+from ddpm_jax.runtime import devices
 from tests.interop.small import TINY, command, config_of, export_run, import_run, state_dict
 from tests.parity.golden import FOLDER
 
@@ -86,7 +86,7 @@ def test_other_precisions_become_float32(dtype, place, capsys) -> None:
 
 def test_every_published_model_has_a_config() -> None:
     for model in published.MODELS:
-        assert cli.load_config(published.config_path(model)).model.kind != "mlp"
+        assert command_line.load_config(published.config_path(model)).model.kind != "mlp"
 
 
 def test_a_classifier_goes_in_and_out_too(place, capsys) -> None:
@@ -94,7 +94,7 @@ def test_a_classifier_goes_in_and_out_too(place, capsys) -> None:
         "ModelConfig(\n", 'ModelConfig(\n            kind="classifier",\n'
     )
     (place / "classifier.py").write_text(text)
-    config = cli.load_config(place / "classifier.py")
+    config = command_line.load_config(place / "classifier.py")
     weights = state_dict(config)
     assert "out.2.positional_embedding" in weights
     torch.save(weights, "classifier.pt")
@@ -293,8 +293,8 @@ def test_weights_are_those_that_the_file_holds(place, capsys) -> None:
     arrays = {name: value.numpy() for name, value in torch.load("small.pt").items()}
     shapes = {name: array.shape for name, array in arrays.items()}
     expected = import_state_dict(shapes, arrays.get, abstract)
-    mesh = parallel.make_mesh(ParallelConfig(data=1), 1)
-    abstract = parallel.replicated_abstract(abstract, mesh)
+    mesh = devices.make_mesh(ParallelConfig(data=1), 1)
+    abstract = devices.replicated_abstract(abstract, mesh)
     loaded = load_ema(place / "run" / "checkpoints", abstract)
     jax.tree.map(np.testing.assert_array_equal, loaded.items["ema"], expected)
 

@@ -10,8 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.config import Config, DataConfig, DiffusionConfig, ModelConfig, data_shape
-from ddpm_jax.diffusion import build_diffusion
+from ddpm_jax.config import (
+    Config,
+    DataConfig,
+    DiffusionConfig,
+    ModelConfig,
+    build_diffusion,
+    data_shape,
+)
 from ddpm_jax.models import build_network
 from ddpm_jax.training.objectives import make_objective
 from tests.models.helpers import random_params

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.sampling.steps import ancestral_step, ddim_step
-from ddpm_jax.visual import to_uint8
+from ddpm_jax.data.model_range import to_uint8
+from ddpm_jax.sampling.samplers import ancestral_step, ddim_step
 from tests.parity.cases import diffusion_of
 from tests.parity.golden import GoldenFile, load, to_nchw, to_nhwc
 from tests.parity.networks import network_of
@@ -53,10 +53,10 @@ def test_guided_sampling_is_the_originals(golden, name):
         log_probs = jax.nn.log_softmax(classifier.apply(classifier_params, x, t))
         return log_probs[jnp.arange(len(x)), labels].sum()
 
-    def log_gradient(x: jax.Array, t: jax.Array) -> jax.Array:
+    def guidance_gradient(x: jax.Array, t: jax.Array) -> jax.Array:
         return jax.grad(log_prob)(x, t) * file.meta["classifier_scale"]
 
-    step = partial(STEPS[run["kind"]], log_gradient=log_gradient)
+    step = partial(STEPS[run["kind"]], guidance_gradient=guidance_gradient)
     x = chain(file, name, run, "x_T", step, lambda x, t: unet.apply(params, x, t, labels))
     # Rounding to pixels is exact for the same sample; ours, itself rounded otherwise, may fall on
     # the other side of a level here and there.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion.process import model_timesteps
-from ddpm_jax.sampling.steps import ancestral_step, ddim_step
+from ddpm_jax.sampling.samplers import ancestral_step, ddim_step
 from tests.parity.cases import classifier_gradient, diffusion_of, fake_model, schedule_of
 from tests.parity.golden import load, to_nchw, to_nhwc
 
@@ -33,7 +33,7 @@ def test_every_step_of_a_chain_is_the_originals(golden, chain):
         t = jnp.full(len(x), diffusion.schedule.num_timesteps - 1 - i)
         denoise = fake_model(file, case["var"])
         x, pred_xstart = step(
-            diffusion, denoise, x, t, noise, clip=case["clip"], log_gradient=gradient
+            diffusion, denoise, x, t, noise, clip=case["clip"], guidance_gradient=gradient
         )
         samples.append(x)
         pred_xstarts.append(pred_xstart)

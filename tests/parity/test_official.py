@@ -13,8 +13,8 @@ import pytest
 from flax import nnx
 
 from ddpm_jax import models
-from ddpm_jax.cli import load_config
 from ddpm_jax.config import Config, check
+from ddpm_jax.config.command_line import load_config
 from ddpm_jax.interop import openai, published
 from ddpm_jax.models import build_network, count_parameters
 from tests.parity.golden import FOLDER, load_json

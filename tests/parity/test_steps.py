@@ -7,7 +7,7 @@ import pytest
 
 from ddpm_jax.diffusion.process import model_timesteps, p_mean_variance
 from ddpm_jax.sampling.guidance import shift_mean, shift_score
-from ddpm_jax.sampling.steps import ancestral_step, ddim_reverse_step, ddim_step
+from ddpm_jax.sampling.samplers import ancestral_step, ddim_reverse_step, ddim_step
 from tests.parity.cases import classifier_gradient, diffusion_of, fake_model, schedule_of
 from tests.parity.golden import load, to_nchw, to_nhwc
 
@@ -50,7 +50,7 @@ def test_ancestral_steps_are_the_originals(file, name, inputs):
             t,
             noise,
             clip=clip,
-            log_gradient=gradient if cond else None,
+            guidance_gradient=gradient if cond else None,
         )
         for mean, var, clip, cond in product(*axes)
     ]
@@ -71,7 +71,7 @@ def test_ddim_steps_are_the_originals(file, name, inputs):
             noise,
             eta=eta,
             clip=clip,
-            log_gradient=gradient if cond else None,
+            guidance_gradient=gradient if cond else None,
         )
         for mean, clip, cond, eta in product(*axes)
     ]

@@ -5,8 +5,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from ddpm_jax.config import DiffusionConfig, TrainConfig
-from ddpm_jax.diffusion import build_diffusion
+from ddpm_jax.config import DiffusionConfig, TrainConfig, build_diffusion
 from ddpm_jax.interop.openai import export_state_dict
 from ddpm_jax.models import Params
 from ddpm_jax.training.objectives import denoising

@@ -10,16 +10,16 @@ import pytest
 
 from ddpm_jax.diffusion.process import Diffusion
 from ddpm_jax.diffusion.schedules import make_schedule, named_betas, rescaled, respace
-from ddpm_jax.sampling.chain import make_sampler
 from ddpm_jax.sampling.guidance import (
     class_log_prob,
     classifier_free,
-    log_gradient,
+    guidance_gradient,
     summed,
     within,
 )
-from ddpm_jax.sampling.steps import ancestral_step, ddim_step
-from tests.sampling.test_chain import compilations
+from ddpm_jax.sampling.loop import make_sampling_loop
+from ddpm_jax.sampling.samplers import ancestral_step, ddim_step
+from tests.sampling.test_loop import compilations
 
 FULL = make_schedule(named_betas("linear", 1000))
 HALF = partial(ddim_step, eta=0.5, clip=False)
@@ -107,13 +107,13 @@ def free(params, x, t, told):
 
 
 def guide(params, x, t, told):
-    return log_gradient(class_log_prob(FOUR.classify, told["label"]), told["scale"])(x, t)
+    return guidance_gradient(class_log_prob(FOUR.classify, told["label"]), told["scale"])(x, t)
 
 
 @cache
 def sampler(step, apply, gradient=None, length="1000"):
     diffusion = Diffusion(respace(FULL, length))
-    return make_sampler(diffusion, step, apply, (2,), log_gradient=gradient)
+    return make_sampling_loop(diffusion, step, apply, (2,), guidance_gradient=gradient)
 
 
 def draw(run, told):
@@ -149,7 +149,7 @@ def test_two_conditions_at_once_reach_the_moments_of_both():
     def gradient(params, x, t, told):
         conditions = [(LEFT_OR_RIGHT, told["label"]), (DOWN_OR_UP, told["second"])]
         log_probs = [class_log_prob(mixture.classify, label) for mixture, label in conditions]
-        return summed(*(log_gradient(log_prob, 1.0) for log_prob in log_probs))(x, t)
+        return summed(*(guidance_gradient(log_prob, 1.0) for log_prob in log_probs))(x, t)
 
     told = {"label": np.arange(4000) % 2, "second": np.arange(4000) // 2 % 2}
     x = draw(sampler(partial(ancestral_step, clip=False), apply, gradient), told)
@@ -179,7 +179,7 @@ def test_any_log_probability_guides(step):
         return -((y - x_start) ** 2 / ((1 - a) * gain + noise)).sum(axis=-1) / 2
 
     def gradient(params, x_t, t, told):
-        return log_gradient(log_prob, 1.0)(x_t, t)
+        return guidance_gradient(log_prob, 1.0)(x_t, t)
 
     x = draw(sampler(partial(step, clip=False), apply, gradient), {"label": np.zeros(2000)})
     weight = spread / (spread + noise)
@@ -250,8 +250,8 @@ LOG_PROB = class_log_prob(FOUR.classify, LABELS)
 
 
 def test_a_scale_may_be_a_function_of_time():
-    plain = jax.jit(log_gradient(LOG_PROB, 1.0))(X, T)
-    rising = jax.jit(log_gradient(LOG_PROB, lambda t: t / 500))(X, T)
+    plain = jax.jit(guidance_gradient(LOG_PROB, 1.0))(X, T)
+    rising = jax.jit(guidance_gradient(LOG_PROB, lambda t: t / 500))(X, T)
     np.testing.assert_allclose(rising, plain * T[:, None] / 500, rtol=1e-4, atol=1e-6)
     one, none = (jax.jit(FOUR.eps)(X, T, labels) for labels in (LABELS, NONE))
     for scale in (jnp.full(5, 3.0), lambda t: jnp.full(5, 3.0)):
@@ -280,11 +280,11 @@ def test_outside_its_interval_guidance_is_off_and_evaluates_nothing():
         return spy
 
     inside = partial(within, (0.25, 0.75), 1000)
-    gradient = jax.jit(log_gradient(spied(LOG_PROB), inside(2.0)))
+    gradient = jax.jit(guidance_gradient(spied(LOG_PROB), inside(2.0)))
     eps = jax.jit(classifier_free(spied(FOUR.eps), LABELS, NONE, inside(2.0, outside=1.0), 2))
     for time, on in [(0, 0), (249, 0), (250, 1), (750, 1), (751, 0), (999, 0)]:
         t = jnp.full(5, time, jnp.float32)
-        plain = 2 * on * jax.jit(log_gradient(LOG_PROB, 1.0))(X, t)
+        plain = 2 * on * jax.jit(guidance_gradient(LOG_PROB, 1.0))(X, t)
         np.testing.assert_allclose(gradient(X, t), plain, rtol=1e-4, atol=1e-5)
         one, none = (jax.jit(FOUR.eps)(X, t, labels) for labels in (LABELS, NONE))
         np.testing.assert_allclose(eps(X, t), one + on * (one - none), atol=1e-4)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import train
-from ddpm_jax import cli, parallel
+from ddpm_jax.config import command_line
 from ddpm_jax.models import build_network, count_parameters
+from ddpm_jax.runtime import devices
 from ddpm_jax.training import dry_run
 from ddpm_jax.training.state import TrainState, init_state, make_optimizer
 
@@ -23,7 +24,7 @@ def abstract_state(config) -> TrainState:
 
 @pytest.fixture
 def tiny_config(tiny_options):
-    return cli.parse_train(tiny_options)[0]
+    return command_line.parse_train(tiny_options)[0]
 
 
 def test_a_dry_run_says_what_the_run_needs_and_writes_nothing(
@@ -50,12 +51,12 @@ def test_a_dry_run_says_what_the_run_needs_and_writes_nothing(
 
 
 def test_the_table_is_of_the_bytes_that_lie_on_a_device(tiny_config, monkeypatch):
-    monkeypatch.setattr(parallel, "MIN_SHARDED_SIZE", 64)
+    monkeypatch.setattr(devices, "MIN_SHARDED_SIZE", 64)
     extra = dataclasses.replace(tiny_config.train, extra_ema_decays=(0.5,))
     config = dataclasses.replace(tiny_config, train=extra)
     abstract = abstract_state(config)
-    mesh = parallel.make_mesh(dataclasses.replace(config.parallel, data=2, fsdp=4), 8)
-    sharding = parallel.state_sharding(abstract, mesh)
+    mesh = devices.make_mesh(dataclasses.replace(config.parallel, data=2, fsdp=4), 8)
+    sharding = devices.state_sharding(abstract, mesh)
     table = {
         line[:12].strip(): line[12:].split() for line in dry_run.state_table(abstract, sharding)
     }
@@ -90,7 +91,7 @@ def test_accumulation_does_not_change_the_flops_of_an_image(tiny_config):
 def test_ddpm_for_cifar_10_costs_12_gigaflops_an_evaluation():
     # 6.06 G multiplications, as published for this network; a FLOP count has two of each.
     root = Path(train.__file__).parent
-    config = cli.load_config(root / "configs" / "cifar10.py")
+    config = command_line.load_config(root / "configs" / "cifar10.py")
     flops = dry_run.evaluation_flops(config, build_network(config))
     assert flops == pytest.approx(2 * 6.06e9, rel=0.05)
 

@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 
-from ddpm_jax import parallel
 from ddpm_jax.config import (
     Config,
     DataConfig,
@@ -17,18 +16,14 @@ from ddpm_jax.config import (
     ModelConfig,
     ParallelConfig,
     TrainConfig,
+    build_diffusion,
 )
-from ddpm_jax.diffusion import build_diffusion
-from ddpm_jax.digest import sha256
+from ddpm_jax.data.model_range import to_model_range
 from ddpm_jax.models import Network, build_network
-from ddpm_jax.training.state import (
-    TrainState,
-    ema_decay,
-    init_state,
-    learning_rate,
-    make_optimizer,
-)
-from ddpm_jax.training.step import make_train_step, one_of, suspects, to_model_range
+from ddpm_jax.runs.digest import sha256
+from ddpm_jax.runtime import devices
+from ddpm_jax.training.state import TrainState, ema_decay, init_state, learning_rate, make_optimizer
+from ddpm_jax.training.step import make_train_step, nonfinite_timesteps, one_of
 from tests.models.helpers import random_params
 
 CONFIG = Config(
@@ -79,9 +74,9 @@ def build(
         params = network.init(jax.random.key(config.train.seed))
         return init_state(params, optimizer, config)
 
-    sharding = parallel.state_sharding(jax.eval_shape(initial), mesh)
+    sharding = devices.state_sharding(jax.eval_shape(initial), mesh)
     step = make_train_step(config, build_diffusion(config.diffusion), network, optimizer)
-    return jax.jit(initial, out_shardings=sharding)(), parallel.pmapped(step, mesh, sharding)
+    return jax.jit(initial, out_shardings=sharding)(), devices.pmapped(step, mesh, sharding)
 
 
 def train(
@@ -90,13 +85,13 @@ def train(
     state, step = build(config, mesh)
     losses = []
     for n in range(steps):
-        state, metrics = step(state, parallel.to_mesh(batch_of(n, size), mesh))
+        state, metrics = step(state, devices.shard_local_batch(batch_of(n, size), mesh))
         losses.append(float(metrics["loss"]))
     return state, losses
 
 
-def mesh_of(devices: int) -> jax.sharding.Mesh:
-    return parallel.make_mesh(ParallelConfig(data=devices), 16)
+def mesh_of(count: int) -> jax.sharding.Mesh:
+    return devices.make_mesh(ParallelConfig(data=count), 16)
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +99,9 @@ def alone() -> tuple[TrainState, list[float]]:
     return train(CONFIG, mesh_of(1), 100)
 
 
-@pytest.mark.parametrize("devices", [2, 8])
-def test_the_number_of_devices_changes_nothing_but_rounding(alone, devices):
-    state, losses = train(CONFIG, mesh_of(devices), 100)
+@pytest.mark.parametrize("count", [2, 8])
+def test_the_number_of_devices_changes_nothing_but_rounding(alone, count):
+    state, losses = train(CONFIG, mesh_of(count), 100)
     np.testing.assert_allclose(losses, alone[1], rtol=1e-5)
     for name, value in alone[0].params.items():
         # The keys' biases have no gradient but rounding errors, of which Adam makes whole steps.
@@ -118,13 +113,13 @@ def test_nothing_compiles_after_the_first_step_and_the_state_is_donated():
     mesh = mesh_of(2)
     state, step = build(CONFIG, mesh)
     old = state
-    state, metrics = step(state, parallel.to_mesh(batch_of(0), mesh))
+    state, metrics = step(state, devices.shard_local_batch(batch_of(0), mesh))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
     jax.block_until_ready(metrics)
     assert compilations  # the listener hears of them
     compilations.clear()
     for n in range(1, 4):
-        state, metrics = step(state, parallel.to_mesh(batch_of(n), mesh))
+        state, metrics = step(state, devices.shard_local_batch(batch_of(n), mesh))
     jax.block_until_ready(state)
     assert not compilations
 
@@ -132,7 +127,7 @@ def test_nothing_compiles_after_the_first_step_and_the_state_is_donated():
 def test_the_loss_is_the_mean_over_the_quarters_of_the_chain():
     mesh = mesh_of(1)
     state, step = build(CONFIG, mesh)
-    _, metrics = step(state, parallel.to_mesh(batch_of(0), mesh))
+    _, metrics = step(state, devices.shard_local_batch(batch_of(0), mesh))
     assert metrics["quarter_weight"].sum() == 16
     total = metrics["quarter_sums"]["loss"].sum()
     np.testing.assert_allclose(total / 16, metrics["loss"], rtol=1e-6)
@@ -142,7 +137,7 @@ def test_the_loss_is_the_mean_over_the_quarters_of_the_chain():
 
 def test_four_micro_batches_of_32_have_the_gradient_of_one_batch_of_128():
     network, mesh = build_network(CONFIG), mesh_of(2)
-    batch = parallel.to_mesh(batch_of(0, 128), mesh)
+    batch = devices.shard_local_batch(batch_of(0, 128), mesh)
     found = []
     for parts in (1, 4):
         # Dropout draws its mask for each micro-batch, so it is off here.
@@ -152,7 +147,7 @@ def test_four_micro_batches_of_32_have_the_gradient_of_one_batch_of_128():
         # This one keeps the last gradient as its state. The weights are random, for those of the
         # start have no gradient but in the last layer.
         state, step = build(config, mesh, network, optax.trace(decay=0.0))
-        params = jax.device_put(random_params(network), parallel.replicated(mesh))
+        params = jax.device_put(random_params(network), devices.replicated(mesh))
         state, metrics = step(state._replace(params=params), batch)
         found.append((state.opt_state.trace, metrics))
     (whole, whole_metrics), (accumulated, metrics) = found
@@ -185,21 +180,25 @@ def test_a_non_finite_step_is_skipped_and_counted():
     before = jax.device_get(state)
     bad = batch_of(0) | {"label": np.full(16, 9, np.int32)}
     for count in (1, 2):
-        state, metrics = step(state, parallel.to_mesh(bad, mesh))
+        state, metrics = step(state, devices.shard_local_batch(bad, mesh))
         assert metrics["skipped"] == count and state.step == count
     assert sha256(state.params) == sha256(before.params)
     assert sha256(state.opt_state) == sha256(before.opt_state)
     good = batch_of(0) | {"label": np.zeros(16, np.int32)}
-    state, metrics = step(state, parallel.to_mesh(good, mesh))
+    state, metrics = step(state, devices.shard_local_batch(good, mesh))
     assert metrics["skipped"] == 0 and state.params["w"] != before.params["w"]
 
 
 def test_the_examples_that_spoilt_a_step_are_told_by_their_t():
     t, good = jnp.array([5, 7, 9]), jnp.ones(3)
     bad = jnp.array([1.0, jnp.inf, jnp.nan])
-    assert suspects(t, bad, jnp.asarray(False)).tolist() == [-1, 7, 9]
-    assert suspects(t, good, jnp.asarray(False)).tolist() == [5, 7, 9]  # it was the gradient
-    assert suspects(t, good, jnp.asarray(True)).tolist() == [-1, -1, -1]
+    assert nonfinite_timesteps(t, bad, jnp.asarray(False)).tolist() == [-1, 7, 9]
+    assert nonfinite_timesteps(t, good, jnp.asarray(False)).tolist() == [
+        5,
+        7,
+        9,
+    ]  # it was the gradient
+    assert nonfinite_timesteps(t, good, jnp.asarray(True)).tolist() == [-1, -1, -1]
 
 
 def test_each_average_follows_its_decay_and_warms_up():
@@ -208,7 +207,7 @@ def test_each_average_follows_its_decay_and_warms_up():
     state, step = build(dataclasses.replace(CONFIG, train=train), mesh, linear_network())
     wanted = {0.9: 0.0, 0.5: 0.0, 0.7: 0.0}
     for n in range(30):
-        state, _ = step(state, parallel.to_mesh(batch_of(n), mesh))
+        state, _ = step(state, devices.shard_local_batch(batch_of(n), mesh))
         for decay, ema in wanted.items():
             kept = min(decay, (1 + n) / (10 + n))
             wanted[decay] = kept * ema + (1 - kept) * float(state.params["w"])

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax import parallel
 from ddpm_jax.config import Config, DataConfig, ModelConfig, ParallelConfig
 from ddpm_jax.models import build_network
+from ddpm_jax.runtime import devices
 from ddpm_jax.training import throughput
 
 
@@ -65,7 +65,7 @@ def test_peaks_are_found_by_the_name_of_the_device(kind, bfloat16, float32):
 
 def test_rates_are_those_of_three_evaluations_an_image_and_a_share_of_all_devices(monkeypatch):
     config = mlp(8)
-    network, mesh = build_network(config), parallel.make_mesh(ParallelConfig(data=4), 8)
+    network, mesh = build_network(config), devices.make_mesh(ParallelConfig(data=4), 8)
     wanted = 3 * throughput.evaluation_flops(config, network) * 100
     assert throughput.make_rates(config, network, mesh)(100) == {"model_flops_per_second": wanted}
     monkeypatch.setattr(throughput, "PEAKS", (("cpu", 2e9, 1e9),))
@@ -78,6 +78,6 @@ def test_without_cpus_there_are_no_rates(monkeypatch):
         raise RuntimeError(f"unknown backend {backend}")
 
     config = mlp(8)
-    mesh = parallel.make_mesh(ParallelConfig(data=1), 8)
+    mesh = devices.make_mesh(ParallelConfig(data=1), 8)
     monkeypatch.setattr(jax, "local_devices", none)
     assert throughput.make_rates(config, build_network(config), mesh)(100) == {}

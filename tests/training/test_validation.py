@@ -5,10 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax import parallel
-from ddpm_jax.config import Config, DataConfig, DiffusionConfig, ModelConfig, TrainConfig
+from ddpm_jax.config import (
+    Config,
+    DataConfig,
+    DiffusionConfig,
+    ModelConfig,
+    TrainConfig,
+    build_diffusion,
+)
 from ddpm_jax.data import hold_out, load_source
-from ddpm_jax.diffusion import build_diffusion
 from ddpm_jax.models import Network
 from ddpm_jax.training.objectives import classification
 from ddpm_jax.training.validation import EarlyStop, make_validator
@@ -79,7 +84,7 @@ def test_the_classifier_sees_the_noisy_image_and_its_time():
 @pytest.mark.parametrize("devices", [1, 8])
 def test_validation_counts_each_held_out_example_once(devices):
     _, held_out = hold_out(load_source(CONFIG.data), CONFIG.data)
-    mesh = parallel.make_mesh(parallel.ParallelConfig(data=devices), 16)
+    mesh = devices.make_mesh(devices.ParallelConfig(data=devices), 16)
 
     def always_three(params, x, t):
         return jnp.zeros((len(x), 10)).at[:, 3].set(params["sure"])

@@ -1,0 +1,31 @@
+"""Between the uint8 pixels of images and the [-1, 1] of networks."""
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddpm_jax.config import Config
+from ddpm_jax.models.layers import downsample_mean
+
+if TYPE_CHECKING:
+    pass
+
+
+def to_uint8(x: np.ndarray) -> np.ndarray:
+    """Maps [-1, 1] to 0..255: (x + 1) * 127.5, clipped and truncated as the ADM code does."""
+    x = np.asarray(x, dtype=np.float32)
+    return np.clip((x + 1) * np.float32(127.5), 0, 255).astype(np.uint8)
+
+
+def to_model_range(x: jax.Array) -> jax.Array:
+    """uint8 0..255 -> float32 [-1, 1]; points pass as they are."""
+    return x.astype(jnp.float32) / 127.5 - 1 if x.dtype == jnp.uint8 else x
+
+
+def low_res_of(config: Config, x: jax.Array) -> dict[str, jax.Array]:
+    """{"low_res": images x with their squares of pixels averaged}, {} unless a model enlarges."""
+    if not config.data.low_res_size:
+        return {}
+    return {"low_res": downsample_mean(x, config.data.image_size // config.data.low_res_size)}

@@ -1,0 +1,1 @@
+"""A run folder: its config, checkpoints, partial results and log."""

@@ -1,0 +1,60 @@
+"""Whether the files of a checkpoint are as they were written: the size and CRC-32 of each."""
+
+import json
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import tensorstore
+
+from ddpm_jax.runtime.files import replacing
+
+CHECKSUMS = "files.json"  # in a checkpoint: {file: [bytes, CRC-32]}
+
+
+def write_checksums(path: Path) -> None:
+    """Notes size and CRC-32 of every file of a checkpoint: 0.3 s for 300 MB, read from memory."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    sums = {file.relative_to(path).as_posix(): _size_and_crc32(file) for file in files}
+    with replacing(path / CHECKSUMS) as temporary:
+        temporary.write_text(json.dumps(sums))
+
+
+def _size_and_crc32(file: Path) -> list[int]:
+    size = crc = 0
+    with file.open("rb") as opened:
+        while chunk := opened.read(2**24):
+            size, crc = size + len(chunk), zlib.crc32(chunk, crc)
+    return [size, crc]
+
+
+def check_files(path: Path, items: Iterable[str]) -> None:
+    """Raises ValueError or OSError if a file of the items, or of no item, is not as it was written.
+
+    A run that was killed just before it wrote the checksums has none: then the files of the items
+    are only read through.
+    """
+    if not (path / CHECKSUMS).exists():
+        for item in items:
+            _read_through(path / item)
+        return
+    for name, written in json.loads((path / CHECKSUMS).read_text()).items():
+        item, _, inside = name.partition("/")
+        if (not inside or item in items) and _size_and_crc32(path / name) != written:
+            raise ValueError(f"{name} is damaged")
+
+
+def _read_through(path: Path) -> None:
+    """Reads every stored value of an item, one by one; raises ValueError at the first damaged one.
+
+    Orbax reads them all at once, and tells of a damaged file by 1,600 lines of tracebacks from its
+    threads besides the error. A value takes 0.5 ms.
+    """
+    store = tensorstore.KvStore.open(
+        {"driver": "ocdbt", "base": {"driver": "file", "path": f"{path}/"}}
+    ).result()
+    keys = store.list().result()
+    if not keys:
+        raise ValueError(f"{path.name} holds no arrays")
+    for key in keys:
+        store.read(key).result()

@@ -1,0 +1,48 @@
+"""A run folder: its config, and whether it holds another run."""
+
+from pathlib import Path
+
+from ddpm_jax.config import Config, serialization
+from ddpm_jax.errors import UserError
+from ddpm_jax.runs import checkpoints
+from ddpm_jax.runtime.files import replacing
+
+
+def create_run_folder(workdir: Path, config: Config) -> None:
+    """Writes the config into a new run folder; raises UserError if it holds another run.
+
+    A folder of imported weights takes any config of the same network, until training saves its
+    first checkpoint there.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        old = serialization.read_config(path)
+        changed = serialization.differences(config, old)
+        wanted = "give the settings it was started with"
+        if checkpoints.only_imported(workdir / "checkpoints"):
+            changed = _of_the_network(changed, config, old)
+            wanted = "import its weights anew with --model CONFIG"
+        if changed:
+            raise UserError(
+                f"{workdir} holds a run of another config ({', '.join(changed)}): choose another "
+                f"--workdir, or {wanted}"
+            )
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(serialization.to_json(config))
+    except OSError as error:
+        raise UserError(f"--workdir {workdir} cannot be written: {error.strerror}") from error
+
+
+def _of_the_network(changed: list[str], new: Config, old: Config) -> list[str]:
+    """Those of `serialization.differences` that imported weights would not survive."""
+    learned = [config.diffusion.variance.startswith("learned") for config in (new, old)]
+    free = {"model.dropout", "model.dtype", "model.remat"}
+    fixed = {"data.image_size", "data.channels", "data.low_res_size"}
+    fixed |= {"diffusion.variance"} if learned[0] != learned[1] else set()
+    names = {phrase: phrase.split()[0] for phrase in changed}
+    return [
+        phrase
+        for phrase, name in names.items()
+        if name in fixed or (name.startswith("model.") and name not in free)
+    ]

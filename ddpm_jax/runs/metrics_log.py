@@ -1,0 +1,131 @@
+"""The log of a run: metrics.jsonl, the same numbers for TensorBoard, and a progress bar."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddpm_jax.runtime import processes
+from ddpm_jax.runtime.files import replacing
+
+
+class MetricsLog(AbstractContextManager):
+    """Appends to `workdir`/metrics.jsonl and `workdir`/tensorboard; a context manager.
+
+    Opening it drops what an earlier run logged after `start_step`, the step of the checkpoint that
+    is resumed from, so that each step is there once; `earlier` holds the records that are left.
+    Every line reaches the files before the call returns. An `OSError`, as of a full disk, is raised
+    to the caller. Of several processes the first writes, and all know `earlier`.
+    """
+
+    def __init__(self, workdir: str | Path, start_step: int) -> None:
+        # tensorboardX's SummaryWriter would write from a thread of its own. If that dies, of a full
+        # disk, the bounded queue to it fills up and training hangs instead of failing.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        workdir = Path(workdir)
+        self.earlier = processes.on_main_process(
+            lambda: _rewind(workdir / "metrics.jsonl", start_step)
+        )
+        self._file = self._board = None
+        if not processes.is_main_process():
+            return
+        board = workdir / "tensorboard"
+        board.mkdir(parents=True, exist_ok=True)
+        self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
+        # The name holds the time in seconds only, and a file of the same name is overwritten.
+        self._board = EventsWriter(str(board / "events"), f".{start_step}")
+        # TensorBoard forgets everything at or after the step of a START event.
+        self._write_board(start_step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs numbers of one step; those that are not finite become null in metrics.jsonl."""
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        self._write_line({"step": step, **values})
+        tags = [Summary.Value(tag=tag, simple_value=float(v)) for tag, v in values.items()]
+        self._write_board(step, summary=Summary(value=tags))
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Logs {"event": name, ...} in metrics.jsonl alone; `fields` must be what JSON can hold.
+
+        With a field "step" the line is dropped by a run that resumes from before that step.
+        """
+        self._write_line({"event": name, **fields})
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Shows a picture, uint8 [H, W, C] with C 1, 3 or 4, in TensorBoard."""
+        from tensorboardX import summary
+
+        self._write_board(step, summary=summary.image(name, image, dataformats="HWC"))
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._board.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write_line(self, record: dict[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(_jsonable(record), allow_nan=False) + "\n")
+
+    def _write_board(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        if self._board is None:
+            return
+        self._board.write_event(Event(wall_time=time.time(), step=step, **content))
+        self._board.flush()
+
+
+def read_records(path: str | Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file of lines, without those that are torn or hold anything else."""
+    records = []
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    return records
+
+
+def _rewind(path: Path, start_step: int) -> list[dict[str, Any]]:
+    """Drops unreadable lines, those of later steps and the end, in one atomic replacement.
+
+    Returns the records that are left.
+    """
+    if not path.exists():
+        return []
+    kept = [
+        record
+        for record in read_records(path)
+        if (record.get("step") or 0) <= start_step and record.get("event") != "finished"
+    ]
+    text = "".join(json.dumps(record) + "\n" for record in kept)
+    with replacing(path) as temporary, temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    return kept
+
+
+def _jsonable(value: Any) -> Any:
+    """`value` with arrays as lists or numbers, and None for NaN and infinity, which JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if hasattr(value, "tolist"):  # NumPy and JAX, scalars too
+        return _jsonable(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""The process a script runs in: devices, other processes, signals, files, progress."""

@@ -1,0 +1,1 @@
+"""Pictures: grids and films of images, plots of numbers and points."""

@@ -1,0 +1,232 @@
+"""Plots: curves, sweeps, scatter plots of points, and strips with labels."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ddpm_jax.runtime.files import replacing
+from ddpm_jax.visualization.images import _shown_frames, grid, save_gif
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+DPI = 100
+
+
+INK, PALE, BLUE, RED = "#22303c", "#c3ccd5", "#1f6f8b", "#d1495b"
+
+
+MEASURES = {  # of guided samples, and what they tell
+    "accuracy": "accuracy: the class asked for",
+    "precision": "precision: looks real",
+    "recall": "recall: the variety of the real",
+    "frechet": "Frechet distance (less is better)",
+}
+
+
+QUARTERS = {  # of the chain: the four curves that lie beside the loss
+    "loss_q0": ("0 ≤ t < T/4", BLUE),
+    "loss_q1": ("T/4 ≤ t < T/2", "#3fa796"),
+    "loss_q2": ("T/2 ≤ t < 3T/4", "#e9a03b"),
+    "loss_q3": ("3T/4 ≤ t < T", RED),
+}
+
+
+def save_chain_strip(
+    x_t: np.ndarray, pred_xstart: np.ndarray, timesteps: Sequence[int], path: str | Path
+) -> None:
+    """Writes the reverse chain of a few samples: a row of x_t over a row of the predicted x_0.
+
+    `x_t` and `pred_xstart` are [K, N, H, W, C], K moments of N samples; `timesteps` [K].
+    """
+    moments, samples = x_t.shape[:2]
+    pixels = max(800, 60 * moments)  # a label such as t = 999 is nearly 60 wide
+    rows = np.concatenate([x_t, pred_xstart])
+    pairs = [grid(rows[:, n], moments, pixels) for n in range(samples)]
+    height, width, _ = pairs[0].shape
+    left, top, space = 44, 30, 12
+    total_width, total_height = left + width + space, top + samples * (height + space)
+    figure = _figure(total_width / DPI, total_height / DPI)
+
+    def write(x: float, y: float, text: str, size: int) -> None:
+        position = x / total_width, 1 - y / total_height
+        figure.text(*position, text, ha="center", va="center", fontsize=size, color=INK)
+
+    for k, t in enumerate(timesteps):
+        write(left + (k + 0.5) * width / moments, top / 2 + 2, f"t = {t}", 9)
+    for n, pair in enumerate(pairs):
+        y = top + n * (height + space)
+        rgb = np.broadcast_to(pair, (height, width, 3))  # a colour map would round greys
+        figure.figimage(rgb, left, total_height - y - height, origin="upper")
+        write(left / 2, y + 0.25 * height, "$x_t$", 13)
+        write(left / 2, y + 0.75 * height, r"$\hat{x}_0$", 13)
+    _save_figure(figure, path)
+
+
+def save_points(points: np.ndarray, path: str | Path, reference: np.ndarray | None = None) -> None:
+    """Writes a scatter plot of points [N, 2], over `reference` points [M, 2] in a pale colour."""
+    figure = _figure(5, 5)
+    limit = _limit([points] if reference is None else [points, reference])
+    axes = _scatter(figure, (0.02, 0.02, 0.96, 0.96), points, limit, None)
+    if reference is not None:
+        axes.scatter(*reference.T, s=36, color=PALE, linewidths=0, zorder=0)
+    _save_figure(figure, path)
+
+
+def save_points_row(
+    panels: Sequence[np.ndarray],
+    titles: Sequence[str],
+    path: str | Path,
+    values: np.ndarray | None = None,
+) -> None:
+    """Writes a row of K titled scatter plots of points [N, 2], each panel fitted to its own points.
+
+    `values` [N] colours the points, the same in every panel, so that the eye can follow them.
+    """
+    figure = _figure(2.2 * len(panels), 2.45)
+    for k, (points, title) in enumerate(zip(panels, titles, strict=True)):
+        place = (k + 0.02) / len(panels), 0.02, 0.96 / len(panels), 0.86
+        axes = _scatter(figure, place, points, _limit([points]), values)
+        axes.set_title(title, fontsize=11, color=INK)
+    _save_figure(figure, path)
+
+
+def save_points_gif(
+    frames: np.ndarray,
+    titles: Sequence[str],
+    path: str | Path,
+    values: np.ndarray | None = None,
+    seconds: float = 4.0,
+    hold_seconds: float = 1.0,
+) -> None:
+    """Writes points [K, N, 2] that move, as `save_gif` does; `values` as in `save_points_row`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = _figure(4, 4.3)
+    canvas = FigureCanvasAgg(figure)
+    axes = _scatter(figure, (0.02, 0.02, 0.96, 0.9), frames[0], 1.0, values)
+    pictures = []
+    for k in _shown_frames(len(frames), seconds):
+        limit = _limit([frames[k]])
+        axes.collections[0].set_offsets(frames[k])
+        axes.set(xlim=(-limit, limit), ylim=(-limit, limit))
+        axes.set_title(titles[k], fontsize=13, color=INK)
+        canvas.draw()
+        pictures.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    save_gif(np.stack(pictures), path, seconds, hold_seconds)
+
+
+def save_curves(records: Iterable[dict], path: str | Path) -> None:
+    """Draws the loss of a log against the step, with the quarters of t if they are there.
+
+    `records` are those of a metrics.jsonl. Curves of more than 100 points are averaged over a
+    moving window of 1/25 of them. Draws nothing where no record has a step and a finite loss.
+    """
+    records = [record for record in records if "step" in record and "loss" in record]
+    curves = {}
+    for key in ("loss", *QUARTERS):
+        pairs = [(r["step"], r[key]) for r in records if r.get(key) is not None]
+        if pairs:
+            curves[key] = np.array(pairs, dtype=np.float64).T
+    if "loss" not in curves:
+        return
+    figure = _figure(8, 4.5)
+    axes = figure.add_axes((0.09, 0.12, 0.88, 0.79))
+    for key, (step, value) in curves.items():
+        label, colour = QUARTERS.get(key, ("all t", INK))
+        window = len(value) // 25 if len(value) > 100 else 1
+        mean = np.convolve(value, np.full(window, 1 / window), mode="valid")
+        if window > 1:
+            axes.plot(step, value, color=colour, linewidth=0.8, alpha=0.2)
+        middle = step[(window - 1) // 2 :][: len(mean)]
+        axes.plot(middle, mean, color=colour, linewidth=2.2 if key == "loss" else 1.4, label=label)
+    values = np.concatenate([value for _, value in curves.values()])
+    if values.min() > 0 and values.max() > 10 * values.min():
+        axes.set_yscale("log")
+    axes.set(xlabel="step", ylabel="loss")
+    axes.grid(color=PALE, linewidth=0.6, alpha=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=5, frameon=False)
+    _save_figure(figure, path)
+
+
+def save_bound(
+    timesteps: np.ndarray,
+    vb: np.ndarray,
+    xstart_mse: np.ndarray,
+    eps_mse: np.ndarray,
+    path: str | Path,
+) -> None:
+    """Draws the terms of the variational bound and the errors of x_0 and eps by t, each [T]."""
+    figure = _figure(10, 4)
+    left, right = figure.add_axes((0.08, 0.14, 0.4, 0.74)), figure.add_axes((0.57, 0.14, 0.4, 0.74))
+    left.plot(timesteps, vb, color=INK, linewidth=1.4)
+    left.set(xlabel="t", ylabel="bits per dimension", title="terms of the variational bound")
+    right.plot(timesteps, xstart_mse, color=BLUE, linewidth=1.4, label="$x_0$")
+    right.plot(timesteps, eps_mse, color=RED, linewidth=1.4, label=r"$\epsilon$")
+    right.set(xlabel="t", title="mean squared error")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.set_yscale("log")
+        axes.grid(color=PALE, linewidth=0.6, alpha=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    _save_figure(figure, path)
+
+
+def save_sweep(rows: Sequence[dict], real: dict, path: str | Path) -> None:
+    """Draws what guidance does: a panel for each of MEASURES, against the scale.
+
+    `rows`: a dict for each point, with the measures, `scale`, and `line`, which curve it is on.
+    `real` has the measures of real images, where there are any.
+    """
+    figure = _figure(3.4 * len(MEASURES), 3.6)
+    lines = list(dict.fromkeys(row["line"] for row in rows))
+    for place, (name, title) in enumerate(MEASURES.items()):
+        left = (place + 0.17) / len(MEASURES)
+        axes = figure.add_axes((left, 0.15, 0.8 / len(MEASURES), 0.62))
+        for i, line in enumerate(lines):
+            points = sorted((row["scale"], row[name]) for row in rows if row["line"] == line)
+            shade = (INK, BLUE, "#3fa796", "#e9a03b", RED)[i % 5]
+            axes.plot(*zip(*points, strict=True), "o-", color=shade, markersize=4, label=line)
+        axes.axhline(real[name], color=INK, linestyle=":", linewidth=1, label="real images")
+        axes.set_title(title, fontsize=10, color=INK)
+        axes.set(xlabel="guidance scale")
+        axes.set_ylim(bottom=0)
+        axes.grid(color=PALE, linewidth=0.6, alpha=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="upper center", ncols=8, frameon=False)
+    _save_figure(figure, path)
+
+
+def _figure(width_inches: float, height_inches: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width_inches, height_inches), dpi=DPI, facecolor="white")
+
+
+def _save_figure(figure: "Figure", path: str | Path) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI)
+
+
+def _limit(panels: Iterable[np.ndarray]) -> float:
+    """Half the side of a square about 0 that holds all but the outermost points."""
+    sizes = np.concatenate([np.abs(points).max(axis=1) for points in panels])
+    sizes = sizes[np.isfinite(sizes)]
+    return 1.08 * float(np.percentile(sizes, 99.9)) if len(sizes) else 1.0
+
+
+def _scatter(
+    figure: "Figure", place: tuple, points: np.ndarray, limit: float, values: np.ndarray | None
+) -> "Axes":
+    """Adds a square plot of points [N, 2] that reaches `limit` from 0 on each side."""
+    axes = figure.add_axes(place)
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
+    axes.spines[:].set_color(PALE)
+    colours = {"color": BLUE} if values is None else {"c": values, "cmap": "turbo"}
+    axes.scatter(*points.T, s=5, alpha=0.75, linewidths=0, **colours)
+    return axes

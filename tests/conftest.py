@@ -19,6 +19,10 @@ for name, value in {
 }.items():
     os.environ.setdefault(name, value)
 
+from tests import type_checks  # noqa: E402
+
+type_checks.install()
+
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402

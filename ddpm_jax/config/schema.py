@@ -5,13 +5,25 @@ as in `--train.batch-size 64`. The resolved config travels with the run as JSON.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from ddpm_jax.diffusion.losses import Loss
-from ddpm_jax.diffusion.process import Prediction, Variance
-from ddpm_jax.diffusion.timesteps import TimestepSampler
+from ddpm_jax.diffusion.losses import LOSSES, WEIGHTINGS
+from ddpm_jax.diffusion.predictions import PREDICTIONS
+from ddpm_jax.diffusion.process import VARIANCES
+from ddpm_jax.diffusion.schedules import SCHEDULES
+from ddpm_jax.diffusion.timesteps import TIMESTEP_SAMPLERS
+from ddpm_jax.sampling.samplers import SAMPLERS
 
-Weighting = Literal["none", "min_snr", "p2"]
+if TYPE_CHECKING:  # which names a table holds is known at run time alone
+    Schedule = Prediction = Variance = Loss = Weighting = TimestepSampler = SamplerName = str
+else:
+    Schedule = Literal[*SCHEDULES]
+    Prediction = Literal[*PREDICTIONS]
+    Variance = Literal[*VARIANCES]
+    Loss = Literal[*LOSSES]
+    Weighting = Literal[*WEIGHTINGS]
+    TimestepSampler = Literal[*TIMESTEP_SAMPLERS]
+    SamplerName = Literal[*SAMPLERS]
 
 
 @dataclass(frozen=True)
@@ -63,9 +75,7 @@ class DiffusionConfig:
     """The forward process, what the network predicts, and the loss."""
 
     timesteps: int = 1000  # T, the length of the chain in training
-    schedule: Literal[
-        "linear", "cosine", "sigmoid", "quadratic", "constant", "jsd", "warmup10", "warmup50"
-    ] = "linear"
+    schedule: Schedule = "linear"
     beta_start: float | None = None  # first beta; None: the schedule's own
     beta_end: float | None = None  # last beta; None: the schedule's own
     sigmoid_range: tuple[float, float] = (-6.0, 6.0)  # part of the sigmoid that betas follow
@@ -113,10 +123,11 @@ class TrainConfig:
 class SampleConfig:
     """How pictures are drawn, in training and by sample.py unless told otherwise."""
 
-    sampler: Literal["ddpm", "ddim"] = "ddpm"
+    sampler: SamplerName = "ddpm"
     steps: str = ""  # length of the chain: "250", "10,15,20" (a section each), "ddim50"; "": all
     eta: float = 0.0  # DDIM's noise: 0 is deterministic, 1 is ancestral
     clip: bool = True  # clip the predicted x_0 to [-1, 1] at each step
+    clip_guided: bool = True  # clip it after guidance too; False: as ADM's code
     num: int = 64  # pictures in the grids that training draws
     batch_size: int = 64  # pictures drawn at once
 

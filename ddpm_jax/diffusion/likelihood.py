@@ -1,7 +1,6 @@
 """The variational bound on the likelihood, in bits per dimension.
 
-x_start, x_t: float [B, ...], x_start in [-1, 1] on 256 levels; t: int32 [B]. Equation numbers are
-those of DDPM (Ho et al. 2020).
+x_start is in [-1, 1], on 256 levels. Equation numbers are those of DDPM (Ho et al. 2020).
 """
 
 import math
@@ -11,10 +10,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ddpm_jax.diffusion.predictions import eps_from_xstart
 from ddpm_jax.diffusion.process import (
     Denoiser,
     Diffusion,
-    eps_from_xstart,
     model_timesteps,
     p_mean_variance,
     q_mean_variance,
@@ -22,33 +21,34 @@ from ddpm_jax.diffusion.process import (
     q_sample,
 )
 from ddpm_jax.diffusion.schedules import NoiseSchedule
+from ddpm_jax.diffusion.shapes import Array, Float, Int
 
 HALF_LEVEL = 1 / 255  # half the distance of neighbours among the 256 levels of [-1, 1]
 SMALLEST = 1e-12  # probabilities are clamped here before their logarithm
 
 
 class Bound(NamedTuple):
-    """The bound on -log2 p(x_0) of each example, and its terms; column t of [B, T] is timestep t.
+    """The bound on -log2 p(x_0) of each example, and its terms; column t is timestep t.
 
-    total_bpd [B] = prior_bpd [B] + sum over t of vb [B, T], all in bits per dimension. xstart_mse,
-    eps_mse: float [B, T], the mean squared errors of the predicted x_0 and of the noise it implies.
+    total_bpd = prior_bpd + the sum of vb over t, all in bits per dimension. xstart_mse and eps_mse
+    are the mean squared errors of the predicted x_0 and of the noise that it implies.
     """
 
-    total_bpd: jax.Array
-    prior_bpd: jax.Array
-    vb: jax.Array
-    xstart_mse: jax.Array
-    eps_mse: jax.Array
+    total_bpd: Float[Array, " batch"]
+    prior_bpd: Float[Array, " batch"]
+    vb: Float[Array, "batch T"]
+    xstart_mse: Float[Array, "batch T"]
+    eps_mse: Float[Array, "batch T"]
 
 
-def mean_flat(x: jax.Array) -> jax.Array:
-    """Mean over all axes but the first: [B, ...] -> [B]."""
+def mean_flat(x: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
+    """Mean over all axes but the first."""
     return jnp.mean(x.reshape(len(x), -1), axis=1)
 
 
 def normal_kl(
-    mean1: jax.Array, log_variance1: jax.Array, mean2: jax.Array, log_variance2: jax.Array
-) -> jax.Array:
+    mean1: Array, log_variance1: Array, mean2: Array | float, log_variance2: Array | float
+) -> Array:
     """KL(N(mean1, exp(log_variance1)) || N(mean2, exp(log_variance2))), elementwise, in nats."""
     # expm1: exp(ratio) - 1 is rounding alone for two almost equal Gaussians, as at the prior.
     ratio = log_variance1 - log_variance2
@@ -56,14 +56,14 @@ def normal_kl(
     return 0.5 * (jnp.expm1(ratio) - ratio + distance)
 
 
-def approx_standard_normal_cdf(x: jax.Array) -> jax.Array:
+def approx_standard_normal_cdf(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """P(N(0, 1) <= x), to 3e-4, by the tanh of GELU (Hendrycks and Gimpel 2016)."""
     return 0.5 * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
 def discretized_gaussian_log_likelihood(
-    x: jax.Array, means: jax.Array, log_scales: jax.Array
-) -> jax.Array:
+    x: Array, means: Array | float, log_scales: Array | float
+) -> Array:
     """log P(x), in nats, of a Gaussian rounded to the 256 levels of [-1, 1]; eq. 13, elementwise.
 
     x: levels; means, log_scales: of the Gaussian and of its standard deviation. The bins of the
@@ -80,13 +80,13 @@ def discretized_gaussian_log_likelihood(
 
 def variational_bound_term(
     diffusion: Diffusion,
-    output: jax.Array,
-    x_start: jax.Array,
-    x_t: jax.Array,
-    t: jax.Array,
+    output: Float[Array, "batch *output_shape"],
+    x_start: Float[Array, "batch *shape"],
+    x_t: Float[Array, "batch *shape"],
+    t: Int[Array, " batch"],
     clip: bool = True,
-) -> tuple[jax.Array, jax.Array]:
-    """One term of the bound, eq. 5, in bits per dimension [B], and the predicted x_0.
+) -> tuple[Float[Array, " batch"], Float[Array, "batch *shape"]]:
+    """One term of the bound, eq. 5, in bits per dimension, and the predicted x_0.
 
     `output`: of the network at (x_t, t). L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t));
     at t = 0 it is L_0 = -log p(x_0 | x_1). `clip` bounds the predicted x_0 to [-1, 1].
@@ -100,8 +100,10 @@ def variational_bound_term(
     return jnp.where(t == 0, decoder_nll, kl) / math.log(2), reverse.pred_xstart
 
 
-def prior_bpd(schedule: NoiseSchedule, x_start: jax.Array) -> jax.Array:
-    """L_T of eq. 5: KL(q(x_T | x_0) || N(0, I)) in bits per dimension [B]; nothing is learned."""
+def prior_bpd(
+    schedule: NoiseSchedule, x_start: Float[Array, "batch *shape"]
+) -> Float[Array, " batch"]:
+    """L_T of eq. 5: KL(q(x_T | x_0) || N(0, I)) in bits per dimension; nothing is learned."""
     t = jnp.full(len(x_start), schedule.num_timesteps - 1)
     mean, _, log_variance = q_mean_variance(schedule, x_start, t)
     return mean_flat(normal_kl(mean, log_variance, 0.0, 0.0)) / math.log(2)
@@ -110,15 +112,15 @@ def prior_bpd(schedule: NoiseSchedule, x_start: jax.Array) -> jax.Array:
 def variational_bound(
     diffusion: Diffusion,
     denoise: Denoiser,
-    x_start: jax.Array,
-    noise: Callable[[jax.Array], jax.Array],
+    x_start: Float[Array, "batch *shape"],
+    noise: Callable[[Array], Float[Array, "batch *shape"]],
     clip: bool = True,
-    timesteps: jax.Array | None = None,
+    timesteps: Int[Array, " K"] | None = None,
 ) -> Bound:
     """The whole bound, eq. 5, of a batch; to be jitted. The network is evaluated T times.
 
-    `noise(t)`, at an int32 scalar, is the noise of x_t: float [B, ...] of the shape of x_start.
-    `timesteps`, int32 [K], choose the terms, a column each, if not all T are wanted at once.
+    `noise(t)`, at an int32 scalar, is the noise of x_t. `timesteps` choose the terms, a column
+    each, if not all T are wanted at once.
     """
     schedule = diffusion.schedule
 

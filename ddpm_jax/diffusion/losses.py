@@ -1,51 +1,64 @@
 """What training minimises, for each example: L_simple, L_vlb, and their sum L_hybrid."""
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax.diffusion.likelihood import mean_flat, variational_bound_term
+from ddpm_jax.diffusion.predictions import PREDICTIONS, signal_to_noise_ratio
 from ddpm_jax.diffusion.process import (
     Denoiser,
     Diffusion,
-    extract,
     model_timesteps,
     prediction_target,
     q_sample,
     split_output,
 )
+from ddpm_jax.diffusion.schedules import extract
+from ddpm_jax.diffusion.shapes import Array, Float, Int
+from ddpm_jax.diffusion.tables import look_up
 
-if TYPE_CHECKING:
-    from ddpm_jax.config import DiffusionConfig
 
-Loss = Literal["mse", "l1", "rescaled_mse", "kl", "rescaled_kl"]
+class Loss(NamedTuple):
+    """Which terms a loss has. T is the number of timesteps, of whose terms L_vlb is the sum."""
+
+    error: Callable[[Array], Array] | None  # in L_simple, elementwise; None: there is no L_simple
+    vlb_scale: Callable[[int], float] = lambda num_timesteps: 1  # of the one term of L_vlb
+    logs_mse: bool = True  # L_simple is a mean squared error, logged beside the loss
+
+
+LOSSES = {
+    "mse": Loss(jnp.square),
+    "l1": Loss(jnp.abs, logs_mse=False),
+    "rescaled_mse": Loss(jnp.square, lambda num_timesteps: num_timesteps / 1000),
+    "kl": Loss(None),
+    "rescaled_kl": Loss(None, lambda num_timesteps: num_timesteps),
+}
 
 
 class Losses(NamedTuple):
-    """float32 [B] each; None where the loss has no such term.
+    """None where the loss has no such term. Where it has both, loss = mse + vb."""
 
-    Of "mse" and "rescaled_mse", loss = mse + vb, both with their weights.
-    """
-
-    loss: jax.Array
-    mse: jax.Array | None
-    vb: jax.Array | None
+    loss: Float[Array, " batch"]
+    mse: Float[Array, " batch"] | None
+    vb: Float[Array, " batch"] | None
 
 
 def training_losses(
     diffusion: Diffusion,
     denoise: Denoiser,
-    x_start: jax.Array,
-    t: jax.Array,
-    noise: jax.Array,
-    loss: Loss = "mse",
-    weights: np.ndarray | None = None,
+    x_start: Float[Array, "batch *shape"],
+    t: Int[Array, " batch"],
+    noise: Float[Array, "batch *shape"],
+    loss: str = "mse",
+    weights: Float[np.ndarray, " T"] | None = None,
 ) -> Losses:
     """The loss of each example; `denoise` is evaluated once, at x_t = q_sample(x_start, t, noise).
 
-    x_start, noise: float [B, ...]; t: int32 [B]; weights: [T], of L_simple (`timestep_weights`).
+    `loss` is a row of LOSSES; `weights` are those of L_simple (`timestep_weights`).
 
     "mse", "l1": L_simple, the mean square or absolute value of the error of what is predicted.
     With a learned variance, plus the term of L_vlb at t, in bits per dimension, which trains the
@@ -54,30 +67,24 @@ def training_losses(
     "kl", "rescaled_kl": that term, or T times it, trains mean and variance.
     Raises ValueError for another.
     """
-    if loss not in get_args(Loss):
-        raise ValueError(f"unknown loss: {loss}")
-    schedule = diffusion.schedule
+    schedule, row = diffusion.schedule, look_up(LOSSES, loss, "loss")
     x_t = q_sample(schedule, x_start, t, noise)
     output = denoise(x_t, model_timesteps(schedule, t)).astype(jnp.float32)
 
     # L_vlb (DDPM, eq. 5): one term of it, its x_0 not clipped.
-    num_timesteps = schedule.num_timesteps
-    scale = {"rescaled_mse": num_timesteps / 1000, "rescaled_kl": num_timesteps}.get(loss, 1)
-
-    def vlb(output: jax.Array) -> jax.Array:
+    def vlb(output: Array) -> Array:
         bits, _ = variational_bound_term(diffusion, output, x_start, x_t, t, clip=False)
-        return scale * bits
+        return row.vlb_scale(schedule.num_timesteps) * bits
 
-    if loss in ("kl", "rescaled_kl"):
+    if row.error is None:
         return Losses(vlb(output), None, None)
 
     # L_simple (DDPM, eq. 14), for whichever prediction.
     prediction, variance = split_output(diffusion, output)
-    error = prediction_target(diffusion, x_start, x_t, t, noise) - prediction
-    simple = mean_flat(jnp.abs(error) if loss == "l1" else jnp.square(error))
+    simple = mean_flat(row.error(prediction_target(diffusion, x_start, x_t, t, noise) - prediction))
     if weights is not None:
         simple = extract(weights, t, simple) * simple
-    mse = None if loss == "l1" else simple
+    mse = simple if row.logs_mse else None
     if variance is None:
         return Losses(simple, mse, None)
 
@@ -86,30 +93,51 @@ def training_losses(
     return Losses(simple + vb, mse, vb)
 
 
-def timestep_weights(config: "DiffusionConfig", diffusion: Diffusion) -> np.ndarray | None:
-    """The weight of L_simple at each timestep, float64 [T]; None for a weighting of "none".
+class WeightingSettings(NamedTuple):
+    """The constants of the weightings."""
 
-    Both weightings are defined for the error of eps, by the signal-to-noise ratio snr:
-    "min_snr" as min(1, gamma / snr) (Hang et al. 2023), "p2" as (k + snr)^-gamma (Choi et al.
-    2022). They are converted to the error of what the network predicts, so that the loss is the
-    same function of the predicted x_0 whatever the prediction.
+    min_snr_gamma: float = 5.0
+    p2_gamma: float = 1.0
+    p2_k: float = 1.0
+
+
+def min_snr_weights(
+    snr: Float[np.ndarray, " T"], settings: WeightingSettings
+) -> Float[np.ndarray, " T"]:
+    """min(1, gamma / snr) (Hang et al. 2023)."""
+    return settings.min_snr_gamma / np.maximum(snr, settings.min_snr_gamma)
+
+
+def p2_weights(
+    snr: Float[np.ndarray, " T"], settings: WeightingSettings
+) -> Float[np.ndarray, " T"]:
+    """(k + snr)^-gamma (Choi et al. 2022)."""
+    return (settings.p2_k + snr) ** -settings.p2_gamma
+
+
+# The weight of the squared error of eps, by the signal-to-noise ratio; None: 1 throughout.
+WEIGHTINGS: dict[str, Callable[[np.ndarray, WeightingSettings], np.ndarray] | None] = {
+    "none": None,
+    "min_snr": min_snr_weights,
+    "p2": p2_weights,
+}
+
+
+def timestep_weights(
+    diffusion: Diffusion,
+    weighting: str,
+    loss: str = "mse",
+    settings: WeightingSettings = WeightingSettings(),
+) -> Float[np.ndarray, " T"] | None:
+    """The weight of L_simple at each timestep, float64; None for a weighting of "none".
+
+    Every weighting is defined for the error of eps. It is converted to the error of what the
+    network predicts, so that the loss is the same function of the predicted x_0 whatever the
+    prediction. Raises ValueError for an unknown weighting.
     """
-    schedule = diffusion.schedule
-    snr = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)
-    match config.weighting:
-        case "none":
-            return None
-        case "min_snr":
-            weights = config.min_snr_gamma / np.maximum(snr, config.min_snr_gamma)
-        case "p2":
-            weights = (config.p2_k + snr) ** -config.p2_gamma
-        case _:
-            raise ValueError(f"unknown weighting: {config.weighting}")
-    # The squared error of eps over that of the prediction, for the same predicted x_0.
-    ratio = {
-        "eps": np.ones_like(snr),
-        "x_start": snr,
-        "x_prev": snr / schedule.posterior_mean_coef1**2,
-        "v": snr / (snr + 1),
-    }[diffusion.prediction]
-    return weights * (np.sqrt(ratio) if config.loss == "l1" else ratio)
+    weigh = look_up(WEIGHTINGS, weighting, "weighting")
+    if weigh is None:
+        return None
+    ratio = PREDICTIONS[diffusion.prediction].eps_error_ratio(diffusion.schedule)
+    weights = weigh(signal_to_noise_ratio(diffusion.schedule), settings)
+    return weights * (np.sqrt(ratio) if loss == "l1" else ratio)

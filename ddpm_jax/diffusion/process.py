@@ -1,55 +1,55 @@
 """The forward process q, its posterior, and the reverse step p(x_{t-1} | x_t).
 
-x_start, x_t, noise: float [B, ...], x_start in [-1, 1]; t: int32 [B], indices into the schedule.
-Equation numbers are those of DDPM (Ho et al. 2020) unless a line says otherwise.
+x_start is in [-1, 1]; t are indices into the schedule. Equation numbers are those of DDPM (Ho et
+al. 2020) unless a line says otherwise.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.diffusion.schedules import NoiseSchedule
+from ddpm_jax.diffusion.predictions import PREDICTIONS, posterior_mean
+from ddpm_jax.diffusion.schedules import NoiseSchedule, extract
+from ddpm_jax.diffusion.shapes import Array, Float, Int
+from ddpm_jax.diffusion.tables import look_up
 
-Prediction = Literal["eps", "x_start", "x_prev", "v"]
-Variance = Literal["fixed_small", "fixed_large", "learned", "learned_range"]
-# A network at (x_t, what it is told of t: float32 [B]) -> [B, ...].
-Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
+# A network at (x_t, the timestep that it embeds: float32 [B]) -> [B, ...].
+Denoiser = Callable[[Float[Array, "batch *shape"], Float[Array, " batch"]], Array]
 
 
 class Diffusion(NamedTuple):
-    """A schedule, and how to read the network's output: what it predicts, and which variance."""
+    """A schedule, and how to read a network's output: rows of PREDICTIONS and VARIANCES."""
 
     schedule: NoiseSchedule
-    prediction: Prediction = "eps"
-    variance: Variance = "fixed_small"
+    prediction: str = "eps"
+    variance: str = "fixed_small"
 
 
 class ReverseStep(NamedTuple):
-    """p(x_{t-1} | x_t): each float [B, ...] of the shape of x_t."""
+    """p(x_{t-1} | x_t), and the x_0 that it was predicted from."""
 
-    mean: jax.Array
-    variance: jax.Array
-    log_variance: jax.Array
-    pred_xstart: jax.Array
-
-
-def extract(table: np.ndarray, t: jax.Array, like: jax.Array) -> jax.Array:
-    """table[t] as float32, shaped [B, 1, ...] to broadcast against `like`."""
-    return jnp.asarray(table, jnp.float32)[t].reshape(t.shape + (1,) * (like.ndim - t.ndim))
+    mean: Float[Array, "batch *shape"]
+    variance: Float[Array, "batch *shape"]
+    log_variance: Float[Array, "batch *shape"]
+    pred_xstart: Float[Array, "batch *shape"]
 
 
-def model_timesteps(schedule: NoiseSchedule, t: jax.Array) -> jax.Array:
-    """What the network is told at index t: float32 [B]."""
+def model_timesteps(schedule: NoiseSchedule, t: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """The timesteps that the network embeds at the indices t."""
     return extract(schedule.model_timesteps, t, t)
 
 
+Moments = tuple[
+    Float[Array, "batch *shape"], Float[Array, "batch *shape"], Float[Array, "batch *shape"]
+]
+
+
 def q_mean_variance(
-    schedule: NoiseSchedule, x_start: jax.Array, t: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean, variance and log-variance of q(x_t | x_0), eq. 4, each of the shape of `x_start`."""
+    schedule: NoiseSchedule, x_start: Float[Array, "batch *shape"], t: Int[Array, " batch"]
+) -> Moments:
+    """Mean, variance and log-variance of q(x_t | x_0), eq. 4."""
     mean = extract(schedule.sqrt_alphas_cumprod, t, x_start) * x_start
     variance = extract(1 - schedule.alphas_cumprod, t, x_start)
     log_variance = extract(schedule.log_one_minus_alphas_cumprod, t, x_start)
@@ -58,8 +58,11 @@ def q_mean_variance(
 
 
 def q_sample(
-    schedule: NoiseSchedule, x_start: jax.Array, t: jax.Array, noise: jax.Array
-) -> jax.Array:
+    schedule: NoiseSchedule,
+    x_start: Float[Array, "batch *shape"],
+    t: Int[Array, " batch"],
+    noise: Float[Array, "batch *shape"],
+) -> Float[Array, "batch *shape"]:
     """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) noise, eq. 4."""
     signal = extract(schedule.sqrt_alphas_cumprod, t, x_start)
     sigma = extract(schedule.sqrt_one_minus_alphas_cumprod, t, x_start)
@@ -67,150 +70,146 @@ def q_sample(
 
 
 def q_posterior(
-    schedule: NoiseSchedule, x_start: jax.Array, x_t: jax.Array, t: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    schedule: NoiseSchedule,
+    x_start: Float[Array, "batch *shape"],
+    x_t: Float[Array, "batch *shape"],
+    t: Int[Array, " batch"],
+) -> Moments:
     """Mean, variance and clipped log-variance of q(x_{t-1} | x_t, x_0), eqs. 6 and 7."""
-    mean = (
-        extract(schedule.posterior_mean_coef1, t, x_t) * x_start
-        + extract(schedule.posterior_mean_coef2, t, x_t) * x_t
-    )
     variance = extract(schedule.posterior_variance, t, x_t)
     log_variance = extract(schedule.posterior_log_variance_clipped, t, x_t)
     shape = x_t.shape
+    mean = posterior_mean(schedule, x_start, x_t, t)
     return mean, jnp.broadcast_to(variance, shape), jnp.broadcast_to(log_variance, shape)
 
 
-def xstart_from_eps(
-    schedule: NoiseSchedule, x_t: jax.Array, t: jax.Array, eps: jax.Array
-) -> jax.Array:
-    """Eq. 4 solved for x_0."""
-    return (
-        extract(schedule.sqrt_recip_alphas_cumprod, t, x_t) * x_t
-        - extract(schedule.sqrt_recipm1_alphas_cumprod, t, x_t) * eps
-    )
+class Variance(NamedTuple):
+    """`log_variance(schedule, learned, x_t, t)` of p(x_{t-1} | x_t), and whether it is learned.
 
-
-def eps_from_xstart(
-    schedule: NoiseSchedule, x_t: jax.Array, t: jax.Array, x_start: jax.Array
-) -> jax.Array:
-    """Eq. 4 solved for the noise."""
-    return (extract(schedule.sqrt_recip_alphas_cumprod, t, x_t) * x_t - x_start) / extract(
-        schedule.sqrt_recipm1_alphas_cumprod, t, x_t
-    )
-
-
-def xstart_from_xprev(
-    schedule: NoiseSchedule, x_t: jax.Array, t: jax.Array, x_prev: jax.Array
-) -> jax.Array:
-    """Eq. 7 solved for x_0, given the posterior mean `x_prev`."""
-    return (
-        extract(1 / schedule.posterior_mean_coef1, t, x_t) * x_prev
-        - extract(schedule.posterior_mean_coef2 / schedule.posterior_mean_coef1, t, x_t) * x_t
-    )
-
-
-def xstart_from_v(schedule: NoiseSchedule, x_t: jax.Array, t: jax.Array, v: jax.Array) -> jax.Array:
-    """x_0 = alpha_t x_t - sigma_t v (Salimans and Ho 2022, appendix D)."""
-    return (
-        extract(schedule.sqrt_alphas_cumprod, t, x_t) * x_t
-        - extract(schedule.sqrt_one_minus_alphas_cumprod, t, x_t) * v
-    )
-
-
-def predict_xstart(
-    diffusion: Diffusion, output: jax.Array, x_t: jax.Array, t: jax.Array
-) -> jax.Array:
-    """The x_0 that a network's `output` [B, ...] stands for, unclipped."""
-    match diffusion.prediction:
-        case "eps":
-            return xstart_from_eps(diffusion.schedule, x_t, t, output)
-        case "x_start":
-            return output
-        case "x_prev":
-            return xstart_from_xprev(diffusion.schedule, x_t, t, output)
-        case "v":
-            return xstart_from_v(diffusion.schedule, x_t, t, output)
-    raise ValueError(f"unknown prediction: {diffusion.prediction}")
-
-
-def prediction_target(
-    diffusion: Diffusion, x_start: jax.Array, x_t: jax.Array, t: jax.Array, noise: jax.Array
-) -> jax.Array:
-    """What a perfect network would return for x_t = q_sample(x_start, t, noise)."""
-    schedule = diffusion.schedule
-    match diffusion.prediction:
-        case "eps":
-            return noise
-        case "x_start":
-            return x_start
-        case "x_prev":
-            return q_posterior(schedule, x_start, x_t, t)[0]
-        case "v":
-            return (
-                extract(schedule.sqrt_alphas_cumprod, t, x_t) * noise
-                - extract(schedule.sqrt_one_minus_alphas_cumprod, t, x_t) * x_start
-            )
-    raise ValueError(f"unknown prediction: {diffusion.prediction}")
-
-
-def p_mean_variance(
-    diffusion: Diffusion,
-    output: jax.Array,
-    x_t: jax.Array,
-    t: jax.Array,
-    clip: bool = True,
-    denoised_fn: Callable[[jax.Array], jax.Array] | None = None,
-) -> ReverseStep:
-    """p(x_{t-1} | x_t), eq. 1, from a network's `output` at (x_t, t).
-
-    `output` is [B, ...] of the shape of x_t, its last axis twice as long for the learned variances.
-    `denoised_fn`, then `clip` to [-1, 1], act on the predicted x_0.
+    Where it is not, `variance` is read off a table of its own, which rounds otherwise.
     """
-    output, learned = split_output(diffusion, output)
-    variance, log_variance = _reverse_variance(diffusion, learned, x_t, t)
-    pred_xstart = predict_xstart(diffusion, output, x_t, t)
-    if denoised_fn is not None:
-        pred_xstart = denoised_fn(pred_xstart)
-    if clip:
-        pred_xstart = jnp.clip(pred_xstart, -1, 1)
-    if diffusion.prediction == "x_prev":
-        mean = output  # the prediction is the mean: clipping touches pred_xstart only
+
+    log_variance: Callable[[NoiseSchedule, Array | None, Array, Array], Array]
+    variance: Callable[[NoiseSchedule], np.ndarray] | None = None
+
+    @property
+    def learned(self) -> bool:
+        """True if the network returns twice the channels: the prediction's, then the variance's."""
+        return self.variance is None
+
+
+def _fixed(
+    variance: Callable[[NoiseSchedule], np.ndarray],
+    log_variance: Callable[[NoiseSchedule], np.ndarray],
+) -> Variance:
+    return Variance(
+        lambda schedule, learned, x_t, t: extract(log_variance(schedule), t, x_t), variance
+    )
+
+
+def fixed_large_variance(schedule: NoiseSchedule) -> Float[np.ndarray, " T"]:
+    """beta_t, but the posterior's at t = 0, for a better decoder likelihood."""
+    return np.append(schedule.posterior_variance[1], schedule.betas[1:])
+
+
+def learned_range_log_variance(
+    schedule: NoiseSchedule,
+    learned: Float[Array, "batch *shape"],
+    x_t: Float[Array, "batch *shape"],
+    t: Int[Array, " batch"],
+) -> Float[Array, "batch *shape"]:
+    """Improved DDPM, eq. 15: between those of beta_t and of the posterior; not clamped."""
+    fraction = (learned + 1) / 2
+    log_max = extract(np.log(schedule.betas), t, x_t)
+    log_min = extract(schedule.posterior_log_variance_clipped, t, x_t)
+    return fraction * log_max + (1 - fraction) * log_min
+
+
+VARIANCES = {
+    "fixed_small": _fixed(
+        lambda schedule: schedule.posterior_variance,
+        lambda schedule: schedule.posterior_log_variance_clipped,
+    ),
+    "fixed_large": _fixed(
+        fixed_large_variance, lambda schedule: np.log(fixed_large_variance(schedule))
+    ),
+    "learned": Variance(lambda schedule, learned, x_t, t: learned),
+    "learned_range": Variance(learned_range_log_variance),
+}
+
+
+def reverse_variance(
+    diffusion: Diffusion,
+    learned: Float[Array, "batch *shape"] | None,
+    x_t: Float[Array, "batch *shape"],
+    t: Int[Array, " batch"],
+) -> tuple[Float[Array, "batch *shape"], Float[Array, "batch *shape"]]:
+    """The variance of p(x_{t-1} | x_t) and its logarithm, given what is learned of it."""
+    row = look_up(VARIANCES, diffusion.variance, "variance")
+    log_variance = row.log_variance(diffusion.schedule, learned, x_t, t)
+    if row.variance is None:
+        variance = jnp.exp(log_variance)
     else:
-        mean, _, _ = q_posterior(diffusion.schedule, pred_xstart, x_t, t)
-    return ReverseStep(mean, variance, log_variance, pred_xstart)
+        variance = extract(row.variance(diffusion.schedule), t, x_t)
+    return jnp.broadcast_to(variance, x_t.shape), jnp.broadcast_to(log_variance, x_t.shape)
 
 
-def split_output(diffusion: Diffusion, output: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+def split_output(
+    diffusion: Diffusion, output: Float[Array, "batch *shape"]
+) -> tuple[Float[Array, "batch *half"], Float[Array, "batch *half"] | None]:
     """The prediction, and what is learned of the variance: halves of the last axis, or None."""
-    if diffusion.variance in ("learned", "learned_range"):
+    if look_up(VARIANCES, diffusion.variance, "variance").learned:
         prediction, learned = jnp.split(output, 2, axis=-1)
         return prediction, learned
     return output, None
 
 
-def _reverse_variance(
-    diffusion: Diffusion, learned: jax.Array | None, x_t: jax.Array, t: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """The variance of p(x_{t-1} | x_t) and its log, given what is learned of it."""
-    schedule = diffusion.schedule
-    match diffusion.variance:
-        case "fixed_small":
-            variance = extract(schedule.posterior_variance, t, x_t)
-            log_variance = extract(schedule.posterior_log_variance_clipped, t, x_t)
-        case "fixed_large":
-            # beta_t, but the posterior's at t = 0, for a better decoder likelihood.
-            table = np.append(schedule.posterior_variance[1], schedule.betas[1:])
-            variance, log_variance = extract(table, t, x_t), extract(np.log(table), t, x_t)
-        case "learned":
-            log_variance = learned
-            variance = jnp.exp(log_variance)
-        case "learned_range":
-            # Improved DDPM, eq. 15; the fraction is not clamped.
-            fraction = (learned + 1) / 2
-            log_max = extract(np.log(schedule.betas), t, x_t)
-            log_min = extract(schedule.posterior_log_variance_clipped, t, x_t)
-            log_variance = fraction * log_max + (1 - fraction) * log_min
-            variance = jnp.exp(log_variance)
-        case _:
-            raise ValueError(f"unknown variance: {diffusion.variance}")
-    return jnp.broadcast_to(variance, x_t.shape), jnp.broadcast_to(log_variance, x_t.shape)
+def predict_xstart(
+    diffusion: Diffusion,
+    output: Float[Array, "batch *shape"],
+    x_t: Float[Array, "batch *shape"],
+    t: Int[Array, " batch"],
+) -> Float[Array, "batch *shape"]:
+    """The x_0, not clipped, that a network's prediction stands for."""
+    prediction = look_up(PREDICTIONS, diffusion.prediction, "prediction")
+    return prediction.to_xstart(diffusion.schedule, x_t, t, output)
+
+
+def prediction_target(
+    diffusion: Diffusion,
+    x_start: Float[Array, "batch *shape"],
+    x_t: Float[Array, "batch *shape"],
+    t: Int[Array, " batch"],
+    noise: Float[Array, "batch *shape"],
+) -> Float[Array, "batch *shape"]:
+    """What a perfect network returns for x_t = q_sample(x_start, t, noise)."""
+    prediction = look_up(PREDICTIONS, diffusion.prediction, "prediction")
+    return prediction.target(diffusion.schedule, x_start, x_t, t, noise)
+
+
+def p_mean_variance(
+    diffusion: Diffusion,
+    output: Float[Array, "batch *output_shape"],
+    x_t: Float[Array, "batch *shape"],
+    t: Int[Array, " batch"],
+    clip: bool = True,
+    denoised_fn: Callable[[Float[Array, "batch *shape"]], Float[Array, "batch *shape"]]
+    | None = None,
+) -> ReverseStep:
+    """p(x_{t-1} | x_t), eq. 1, from a network's `output` at (x_t, t).
+
+    `output` has the shape of x_t, its last axis twice as long for the learned variances.
+    `denoised_fn`, then `clip` to [-1, 1], act on the predicted x_0.
+    """
+    output, learned = split_output(diffusion, output)
+    variance, log_variance = reverse_variance(diffusion, learned, x_t, t)
+    pred_xstart = predict_xstart(diffusion, output, x_t, t)
+    if denoised_fn is not None:
+        pred_xstart = denoised_fn(pred_xstart)
+    if clip:
+        pred_xstart = jnp.clip(pred_xstart, -1, 1)
+    if PREDICTIONS[diffusion.prediction].is_mean:
+        mean = output  # clipping touches pred_xstart only
+    else:
+        mean = posterior_mean(diffusion.schedule, pred_xstart, x_t, t)
+    return ReverseStep(mean, variance, log_variance, pred_xstart)

@@ -1,42 +1,51 @@
 """Noise schedules: betas, the tables that follow from them, and respacing.
 
 The forward process is q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t I), t = 0..T-1. All
-tables are float64 numpy arrays [T]; the functions in `process` cast what they use to float32.
+tables are float64 NumPy arrays [T]; `extract` casts what a function uses to float32.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+
+from ddpm_jax.diffusion.shapes import Array, Float, Int
+from ddpm_jax.diffusion.tables import look_up
 
 MAX_BETA = 0.999
 
 
-def linear_betas(num_timesteps: int, start: float = 1e-4, end: float = 0.02) -> np.ndarray:
+def linear_betas(
+    num_timesteps: int, start: float = 1e-4, end: float = 0.02
+) -> Float[np.ndarray, " T"]:
     """Betas from `start` to `end` in equal steps (Ho et al. 2020)."""
     return np.linspace(start, end, num_timesteps, dtype=np.float64)
 
 
-def quadratic_betas(num_timesteps: int, start: float = 1e-4, end: float = 0.02) -> np.ndarray:
+def quadratic_betas(
+    num_timesteps: int, start: float = 1e-4, end: float = 0.02
+) -> Float[np.ndarray, " T"]:
     """Betas whose square roots are linear."""
     return np.linspace(start**0.5, end**0.5, num_timesteps, dtype=np.float64) ** 2
 
 
-def constant_betas(num_timesteps: int, end: float = 0.02) -> np.ndarray:
+def constant_betas(num_timesteps: int, end: float = 0.02) -> Float[np.ndarray, " T"]:
     """Every beta the same."""
     return np.full(num_timesteps, end, dtype=np.float64)
 
 
-def jsd_betas(num_timesteps: int) -> np.ndarray:
+def jsd_betas(num_timesteps: int) -> Float[np.ndarray, " T"]:
     """1/T, 1/(T-1), ..., 1 (Sohl-Dickstein et al. 2015): equal parts of the signal are lost."""
     return 1.0 / np.linspace(num_timesteps, 1, num_timesteps, dtype=np.float64)
 
 
 def warmup_betas(
     num_timesteps: int, start: float = 1e-4, end: float = 0.02, fraction: float = 0.1
-) -> np.ndarray:
+) -> Float[np.ndarray, " T"]:
     """Linear over the first `fraction` of the chain, then constant at `end`."""
     betas = constant_betas(num_timesteps, end)
     warmup = int(num_timesteps * fraction)
@@ -49,7 +58,7 @@ def sigmoid_betas(
     start: float = 1e-5,
     end: float = 5e-3,
     sigmoid_range: tuple[float, float] = (-6.0, 6.0),
-) -> np.ndarray:
+) -> Float[np.ndarray, " T"]:
     """A sigmoid over `sigmoid_range`, scaled into [start, end]."""
     x = np.linspace(*sigmoid_range, num_timesteps, dtype=np.float64)
     return start + (end - start) / (1 + np.exp(-x))
@@ -57,7 +66,7 @@ def sigmoid_betas(
 
 def alpha_bar_betas(
     alpha_bar: Callable[[float], float], num_timesteps: int, max_beta: float = MAX_BETA
-) -> np.ndarray:
+) -> Float[np.ndarray, " T"]:
     """Betas that make prod(1 - beta) follow `alpha_bar`, a function of time in [0, 1].
 
     Each beta is at most `max_beta`, to stay clear of the singularity at time 1.
@@ -71,49 +80,65 @@ def cosine_alpha_bar(time: float) -> float:
     return math.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
 
 
+def scaled_linear_betas(
+    num_timesteps: int, start: float | None = None, end: float | None = None
+) -> Float[np.ndarray, " T"]:
+    """Improved DDPM's linear schedule: 1e-4 to 0.02 at T = 1000, scaled by 1000/T.
+
+    A chain of any length so ends in noise. A bound that is given is taken as it is.
+    """
+    scale = 1000 / num_timesteps
+    start = scale * 1e-4 if start is None else start
+    end = scale * 0.02 if end is None else end
+    return linear_betas(num_timesteps, start, end)
+
+
+def cosine_betas(num_timesteps: int) -> Float[np.ndarray, " T"]:
+    """Improved DDPM, eq. 17."""
+    return alpha_bar_betas(cosine_alpha_bar, num_timesteps)
+
+
+class Schedule(NamedTuple):
+    """`betas(num_timesteps, ...)` -> [T], and which of the settings below it takes besides."""
+
+    betas: Callable[..., Float[np.ndarray, " T"]]
+    settings: tuple[str, ...] = ()  # of "start", "end" and "sigmoid_range"
+
+
+SCHEDULES = {
+    "linear": Schedule(scaled_linear_betas, ("start", "end")),
+    "cosine": Schedule(cosine_betas),
+    "sigmoid": Schedule(sigmoid_betas, ("start", "end", "sigmoid_range")),
+    "quadratic": Schedule(quadratic_betas, ("start", "end")),
+    "constant": Schedule(constant_betas, ("end",)),
+    "jsd": Schedule(jsd_betas),
+    "warmup10": Schedule(partial(warmup_betas, fraction=0.1), ("start", "end")),
+    "warmup50": Schedule(partial(warmup_betas, fraction=0.5), ("start", "end")),
+}
+
+
 def named_betas(
     name: str,
     num_timesteps: int,
     start: float | None = None,
     end: float | None = None,
     sigmoid_range: tuple[float, float] = (-6.0, 6.0),
-) -> np.ndarray:
-    """Betas [T] of the schedule called `name`; None keeps its usual first and last beta.
+) -> Float[np.ndarray, " T"]:
+    """Betas of SCHEDULES[name]. None keeps its own first or last beta.
 
-    "linear" without bounds is Improved DDPM's: 1e-4 to 0.02 at T = 1000, scaled by 1000/T so that a
-    chain of any length ends in noise. Raises ValueError for an unknown name.
+    A setting that the schedule does not take is ignored. Raises ValueError for an unknown name.
     """
-    if name == "linear":
-        scale = 1000 / num_timesteps
-        start = scale * 1e-4 if start is None else start
-        end = scale * 0.02 if end is None else end
-        return linear_betas(num_timesteps, start, end)
-    bounds = {
-        key: value for key, value in {"start": start, "end": end}.items() if value is not None
-    }
-    match name:
-        case "cosine":
-            return alpha_bar_betas(cosine_alpha_bar, num_timesteps)
-        case "sigmoid":
-            return sigmoid_betas(num_timesteps, **bounds, sigmoid_range=sigmoid_range)
-        case "quadratic":
-            return quadratic_betas(num_timesteps, **bounds)
-        case "constant":
-            return constant_betas(num_timesteps, 0.02 if end is None else end)
-        case "jsd":
-            return jsd_betas(num_timesteps)
-        case "warmup10":
-            return warmup_betas(num_timesteps, **bounds, fraction=0.1)
-        case "warmup50":
-            return warmup_betas(num_timesteps, **bounds, fraction=0.5)
-    raise ValueError(f"unknown beta schedule: {name}")
+    schedule = look_up(SCHEDULES, name, "beta schedule")
+    given = {"start": start, "end": end, "sigmoid_range": sigmoid_range}
+    chosen = {key: given[key] for key in schedule.settings if given[key] is not None}
+    return schedule.betas(num_timesteps, **chosen)
 
 
 class NoiseSchedule(NamedTuple):
     """The tables of one forward process; float64 [T] but for `timestep_map`, int64 [T].
 
-    `timestep_map` holds the timesteps of the original chain that are kept, `model_timesteps` what
-    the network is told at each. The names are those of DDPM's equations.
+    `timestep_map` holds the timesteps of the original chain that are kept; `model_timesteps` those
+    that the network embeds. The names are those of DDPM's equations.
     """
 
     betas: np.ndarray
@@ -136,6 +161,13 @@ class NoiseSchedule(NamedTuple):
     def num_timesteps(self) -> int:
         """T, the length of this chain."""
         return len(self.betas)
+
+
+def extract(
+    table: np.ndarray, t: Int[Array, "*batch"], like: Array
+) -> Float[Array, "*batch_and_ones"]:
+    """table[t] as float32, shaped [B, 1, ...] to broadcast against `like`."""
+    return jnp.asarray(table, jnp.float32)[t].reshape(t.shape + (1,) * (like.ndim - t.ndim))
 
 
 def make_schedule(
@@ -185,7 +217,7 @@ def make_schedule(
 
 
 def rescaled(schedule: NoiseSchedule) -> NoiseSchedule:
-    """The same chain, its network told t * 1000 / T whatever T is (Improved DDPM)."""
+    """The same chain, whose network sees t * 1000 / T instead of t (Improved DDPM)."""
     scale = 1000.0 / schedule.num_timesteps
     return schedule._replace(model_timesteps=schedule.model_timesteps * scale)
 

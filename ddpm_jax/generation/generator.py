@@ -26,8 +26,14 @@ from ddpm_jax.sampling.guidance import (
     guidance_gradient,
     within,
 )
-from ddpm_jax.sampling.loop import Samples, evenly_kept, kept_by_noise, make_sampling_loop
-from ddpm_jax.sampling.samplers import ancestral_step, ddim_step
+from ddpm_jax.sampling.loop import (
+    ChainOptions,
+    Samples,
+    evenly_kept,
+    kept_by_noise,
+    make_sampling_loop,
+)
+from ddpm_jax.sampling.samplers import SAMPLERS
 
 FRAME_SAMPLES = 64  # images whose chains are kept: as many as a GIF shows
 
@@ -174,10 +180,10 @@ def _programs(
 ) -> Callable[[bool, bool], Callable[..., Samples]]:
     """`program(classified, free)`: the chain under either kind of guidance, under both or none."""
     sample, shape = config.sample, data_shape(config)
-    step = {
-        "ddpm": partial(ancestral_step, clip=sample.clip),
-        "ddim": partial(ddim_step, clip=sample.clip, eta=sample.eta),
-    }[sample.sampler]
+    # A cascade draws all its stages with one seed; the noise of each must be its own, and that of a
+    # small image is what noise of a larger one begins with.
+    stream = config.data.low_res_size
+    options = ChainOptions(sample.eta, sample.clip, sample.clip_guided, keep, stream)
     total = 1000 if config.diffusion.rescale_timesteps else config.diffusion.timesteps
 
     def timed(scale: jax.Array, outside: float) -> jax.Array | Scale:
@@ -202,14 +208,11 @@ def _programs(
     def program(classified: bool, free: bool) -> Callable[..., Samples]:
         return make_sampling_loop(
             diffusion,
-            step,
+            SAMPLERS[sample.sampler],
             apply_cfg if free else apply,
             shape,
-            keep,
-            # A cascade draws all its stages with one seed; the noise of each must be its own, and
-            # that of a small image is what noise of a larger one begins with.
-            stream=config.data.low_res_size,
-            guidance_gradient=gradient if classified else None,
+            options,
+            gradient if classified else None,
         )
 
     return program

@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 
 from ddpm_jax.config import Config, data_shape
+from ddpm_jax.diffusion.process import VARIANCES
 from ddpm_jax.models import initializers
 from ddpm_jax.models.classifier import Classifier
 from ddpm_jax.models.mlp import MLP
@@ -59,7 +60,7 @@ def build_network(config: Config) -> Network:
     With a learned variance a denoiser returns twice the channels: the mean's, then the variance's.
     """
     model, (*sides, channels) = config.model, data_shape(config)
-    learned = config.diffusion.variance in ("learned", "learned_range")
+    learned = VARIANCES[config.diffusion.variance].learned
     out_channels = channels * (2 if learned else 1)
     in_channels = channels * (2 if config.data.low_res_size else 1)
     match model.kind:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ddpm_jax.config import Config, serialization
+from ddpm_jax.diffusion.process import VARIANCES
 from ddpm_jax.errors import UserError
 from ddpm_jax.runs import checkpoints
 from ddpm_jax.runtime.files import replacing
@@ -36,7 +37,7 @@ def create_run_folder(workdir: Path, config: Config) -> None:
 
 def _of_the_network(changed: list[str], new: Config, old: Config) -> list[str]:
     """Those of `serialization.differences` that imported weights would not survive."""
-    learned = [config.diffusion.variance.startswith("learned") for config in (new, old)]
+    learned = [VARIANCES[config.diffusion.variance].learned for config in (new, old)]
     free = {"model.dropout", "model.dtype", "model.remat"}
     fixed = {"data.image_size", "data.channels", "data.low_res_size"}
     fixed |= {"diffusion.variance"} if learned[0] != learned[1] else set()

@@ -1,1 +1,27 @@
-"""Samplers: one step of each, and the chain that repeats it."""
+"""Reverse chains as pure functions of arrays: samplers, guidance, and the loop around them."""
+
+from ddpm_jax.sampling.guidance import (
+    class_log_prob,
+    classifier_free,
+    guidance_gradient,
+    guided_denoiser,
+    summed,
+    within,
+)
+from ddpm_jax.sampling.loop import ChainOptions, Samples, make_sampling_loop
+from ddpm_jax.sampling.samplers import SAMPLERS, Sampler, sampler_name
+
+__all__ = [
+    "SAMPLERS",
+    "ChainOptions",
+    "Sampler",
+    "Samples",
+    "class_log_prob",
+    "classifier_free",
+    "guidance_gradient",
+    "guided_denoiser",
+    "make_sampling_loop",
+    "sampler_name",
+    "summed",
+    "within",
+]

@@ -2,7 +2,7 @@
 
 Sample i is a function of (seed, i, its condition) alone: it has a key of its own, whatever the
 batch it is drawn in. The bounds of the chain are arguments of the program, so the same executable
-runs it whole, or in slices between which a progress bar moves.
+runs it whole, from the middle, or in slices between which a progress bar moves.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,116 +16,197 @@ import numpy as np
 
 from ddpm_jax.diffusion.process import Denoiser, Diffusion
 from ddpm_jax.diffusion.schedules import NoiseSchedule
-from ddpm_jax.sampling.guidance import Condition
-from ddpm_jax.sampling.samplers import StepFn
+from ddpm_jax.diffusion.shapes import Array, Float, Int
+from ddpm_jax.sampling.guidance import Condition, guided_denoiser
+from ddpm_jax.sampling.samplers import Memory, Sampler
 
 PROGRESS_SLICES = 50
 # Keeps the noise of sampling apart from that of training with the same seed.
 SAMPLING = 0x5A3B1E
 
 # apply(params, x_t, model_t, condition) -> [B, ...]; params is any tree of arrays.
-Apply = Callable[[Any, jax.Array, jax.Array, Condition], jax.Array]
+Apply = Callable[[Any, Array, Array, Condition], Array]
+# constraint(x, t, noise, condition) -> x, at each new x_t; t is a scalar index, -1 for x_0.
+Constraint = Callable[[Array, Array, Array, Condition], Array]
 
 
 class Samples(NamedTuple):
-    """x_0 [B, ...], and x_t and the predicted x_0 at the K steps that were kept: [K, B, ...]."""
+    """x_0, and x_t and the predicted x_0 at the K steps that were kept."""
 
-    x: jax.Array
-    kept_x: jax.Array
-    kept_xstart: jax.Array
+    x: Float[Array, "batch *shape"]
+    kept_x: Float[Array, "K batch *shape"]
+    kept_xstart: Float[Array, "K batch *shape"]
 
 
-def sample_keys(seed: int | jax.Array, index: jax.Array, stream: int = 0) -> jax.Array:
-    """A key for each sample, of its own index [B] and the stream of random numbers alone."""
+class ChainOptions(NamedTuple):
+    """How a chain is run, whatever its sampler."""
+
+    eta: float = 0.0  # DDIM's noise: 0 is deterministic, 1 is ancestral
+    clip: bool = True  # bound the predicted x_0 to [-1, 1]
+    clip_guided: bool = True  # ... after guidance by a gradient too; ADM's code does not
+    keep: Sequence[
+        int
+    ] = ()  # distinct indices t whose x_t and predicted x_0 are returned, in order
+    stream: int = 0  # chains of other streams use other random numbers of the same seed
+
+
+def sample_keys(seed: int | Array, index: Int[Array, " batch"], stream: int = 0) -> jax.Array:
+    """A key for each sample, of its own index and the stream of random numbers alone."""
     key = jax.random.fold_in(jax.random.key(seed), SAMPLING + stream)
     return jax.vmap(partial(jax.random.fold_in, key))(index)
 
 
 def make_sampling_loop(
     diffusion: Diffusion,
-    step: StepFn,
+    sampler: Sampler,
     apply: Apply,
     shape: tuple[int, ...],
-    keep: Sequence[int] = (),
-    stream: int = 0,
-    guidance_gradient: Apply | None = None,
+    options: ChainOptions = ChainOptions(),
+    gradient: Apply | None = None,
+    constraint: Constraint | None = None,
 ) -> Callable[..., Samples]:
-    """A function `run(params, seed, index, condition, on_progress=None) -> Samples`.
+    """`run(params, seed, index, condition, on_progress, x_init, t_start) -> Samples`.
 
-    `shape` is that of one sample; `index`: int32 [B]; `condition`: a tree of arrays [B, ...], which
-    `apply` gets as it is. `keep` lists the distinct indices t, at most T-1, whose x_t and predicted
-    x_0 come back, in its order. Chains of other streams use other random numbers of the same seed.
-    `guidance_gradient`, with the arguments of `apply`, guides every step: the gradient of
-    log p(y | x_t) times its scale, as `guidance.guidance_gradient` makes it.
-    `on_progress(n)` hears that n more steps are done, one slice of the chain behind, so that the
-    device never waits for it. B, not the values, decides whether `run` compiles; so a scale that
-    is an array of `condition` may change freely.
+    Args:
+      diffusion: of the chain, respaced if it is to be shorter than that of training.
+      sampler: a row of SAMPLERS.
+      apply: the network.
+      shape: of one sample.
+      options: see there.
+      gradient: guides every step: the gradient of log p(y | x_t) times its scale, as
+        `guidance.guidance_gradient` makes it, with the arguments of `apply`.
+      constraint: changes each new x, such as known pixels put back, made as noisy as x is.
+
+    Arguments of `run`:
+      params, condition: `apply` gets them as they are; a condition is a tree of arrays [B, ...].
+      seed, index: one number, and int32 [B], the number of each sample.
+      on_progress: `on_progress(n)` is called when n more steps are done, one slice of the chain
+        behind, so that the device never waits for it.
+      x_init, t_start: where the chain starts: x_t [B, ...] at the index t_start. By default noise
+        at T-1. What `keep` asks for above t_start is 0.
+
+    B, not the values, decides whether `run` compiles: a scale that is an array of `condition`, the
+    seed and t_start may change freely.
     """
     num_steps = diffusion.schedule.num_timesteps
-    # The place of each step's state among those kept; len(keep) is out of bounds and so dropped.
-    slot = np.full(num_steps, len(keep), np.int32)
-    slot[list(keep)] = np.arange(len(keep))
+    program = _make_program(diffusion, sampler, apply, shape, options, gradient, constraint)
 
     @jax.jit
-    def start(seed: jax.Array, index: jax.Array) -> Samples:
-        keys = sample_keys(seed, index, stream)
-        keys = jax.vmap(partial(jax.random.fold_in, data=num_steps))(keys)
-        x = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-        kept = jnp.zeros((len(keep), *x.shape))
-        return Samples(x, kept, kept.copy())
+    def noise(seed: Array, index: Array) -> Array:
+        return _normal(sample_keys(seed, index, options.stream), num_steps, shape)
 
-    @partial(jax.jit, donate_argnums=1)
-    def advance(params, state, seed, index, condition, first, last) -> tuple[Samples, jax.Array]:
-        keys = sample_keys(seed, index, stream)
-
-        def bound(function: Apply) -> Denoiser:
-            return lambda x, model_t: function(params, x, model_t, condition)
-
-        guided = step
-        if guidance_gradient is not None:
-            guided = partial(step, guidance_gradient=bound(guidance_gradient))
-
-        def body(i: jax.Array, state: Samples) -> Samples:
-            t = first - 1 - i
-            step_keys = jax.vmap(partial(jax.random.fold_in, data=t))(keys)
-            noise = jax.vmap(lambda key: jax.random.normal(key, shape))(step_keys)
-            new = guided(diffusion, bound(apply), state.x, jnp.full(index.shape, t), noise)
-            if not keep:
-                return state._replace(x=new.sample)
-            place = jnp.asarray(slot)[t]
-            return Samples(
-                new.sample,
-                state.kept_x.at[place].set(state.x, mode="drop"),
-                state.kept_xstart.at[place].set(new.pred_xstart, mode="drop"),
-            )
-
-        return jax.lax.fori_loop(0, first - last, body, state), last
+    @jax.jit
+    def start(x: Array) -> tuple[Samples, Memory]:
+        kept = jnp.zeros((len(options.keep), *x.shape))
+        return Samples(x.copy(), kept, kept.copy()), sampler.init(x)
 
     def run(
         params: Any,
         seed: int,
-        index: jax.Array,
+        index: Int[Array, " batch"],
         condition: Condition,
         on_progress: Callable[[int], None] | None = None,
+        x_init: Float[Array, "batch *shape"] | None = None,
+        t_start: int | None = None,
     ) -> Samples:
-        seed = np.uint32(seed)
-        state = start(seed, index)
-        slices = 1 if on_progress is None else min(num_steps, PROGRESS_SLICES)
-        bounds = np.linspace(num_steps, 0, slices + 1).astype(np.int32)
-        running = None
-        for first, last in pairwise(bounds):
-            state, done = advance(params, state, seed, index, condition, first, last)
-            if on_progress is not None:
-                if running is not None:
-                    running[0].block_until_ready()
-                    on_progress(running[1])
-                running = done, int(first - last)
-        if running is not None:
-            running[0].block_until_ready()
-            on_progress(running[1])
-        return state
+        first = num_steps - 1 if t_start is None else t_start
+        if not 0 <= first < num_steps:
+            raise ValueError(f"t_start {first}: must be in 0..{num_steps - 1}")
+        x = noise(np.uint32(seed), index) if x_init is None else x_init
+        advance = partial(program, params, np.uint32(seed), index, condition)
+        return _in_slices(advance, start(x), first + 1, on_progress)
 
     return run
+
+
+def _make_program(
+    diffusion: Diffusion,
+    sampler: Sampler,
+    apply: Apply,
+    shape: tuple[int, ...],
+    options: ChainOptions,
+    gradient: Apply | None,
+    constraint: Constraint | None,
+) -> Callable[..., tuple[tuple[Samples, Memory], Array]]:
+    """`program(params, seed, index, condition, state, first, last) -> (state, last)`, jitted.
+
+    It takes the steps from the index first - 1 down to last. The state is donated.
+    """
+    num_steps, keep = diffusion.schedule.num_timesteps, options.keep
+    # The place of each step's state among those kept; len(keep) is out of bounds and so dropped.
+    slot = np.full(num_steps, len(keep), np.int32)
+    slot[list(keep)] = np.arange(len(keep))
+
+    def kept(state: Samples, t: Array, x: Array, pred_xstart: Array) -> Samples:
+        if not keep:
+            return state
+        place = jnp.asarray(slot)[t]
+        return state._replace(
+            kept_x=state.kept_x.at[place].set(x, mode="drop"),
+            kept_xstart=state.kept_xstart.at[place].set(pred_xstart, mode="drop"),
+        )
+
+    @partial(jax.jit, donate_argnums=4)
+    def program(params, seed, index, condition, state, first, last):
+        keys = sample_keys(seed, index, options.stream)
+
+        def bound(function: Apply) -> Denoiser:
+            return lambda x, model_t: function(params, x, model_t, condition)
+
+        denoise = guided_denoiser(
+            diffusion,
+            bound(apply),
+            options.clip,
+            bound(gradient) if gradient else None,
+            sampler.guide,
+            options.clip_guided,
+        )
+
+        def body(i: Array, carry: tuple[Samples, Memory]) -> tuple[Samples, Memory]:
+            state, memory = carry
+            t = first - 1 - i
+            noise = _normal(keys, t, shape)
+            step, memory = sampler.step(
+                diffusion, denoise, state.x, jnp.full(index.shape, t), noise, memory, options.eta
+            )
+            x = step.sample
+            if constraint is not None:
+                # Numbers 0..T are those of the steps and of x_T.
+                x = constraint(x, t - 1, _normal(keys, num_steps + 1 + t, shape), condition)
+            return kept(state, t, state.x, step.pred_xstart)._replace(x=x), memory
+
+        return jax.lax.fori_loop(0, first - last, body, state), last
+
+    return program
+
+
+def _normal(keys: Array, number: int | Array, shape: tuple[int, ...]) -> Array:
+    """Normal noise of the shape of one sample for each key, other noise for each number."""
+    keys = jax.vmap(partial(jax.random.fold_in, data=number))(keys)
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+def _in_slices(
+    advance: Callable[..., tuple[tuple[Samples, Memory], Array]],
+    state: tuple[Samples, Memory],
+    num_steps: int,
+    on_progress: Callable[[int], None] | None,
+) -> Samples:
+    """Runs the chain, with progress in up to PROGRESS_SLICES parts."""
+    slices = 1 if on_progress is None else min(num_steps, PROGRESS_SLICES)
+    bounds = np.linspace(num_steps, 0, slices + 1).astype(np.int32)
+    running = None
+    for first, last in pairwise(bounds):
+        state, done = advance(state, first, last)
+        if on_progress is not None:
+            if running is not None:
+                running[0].block_until_ready()
+                on_progress(running[1])
+            running = done, int(first - last)
+    if on_progress is not None and running is not None:
+        running[0].block_until_ready()
+        on_progress(running[1])
+    return state[0]
 
 
 def evenly_kept(num_timesteps: int, count: int) -> list[int]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from ddpm_jax.config import Config
-from ddpm_jax.diffusion.losses import timestep_weights, training_losses
+from ddpm_jax.diffusion.losses import WeightingSettings, timestep_weights, training_losses
 from ddpm_jax.diffusion.process import Diffusion, model_timesteps, q_sample
 from ddpm_jax.models import Network, Params
 
@@ -28,7 +28,9 @@ def make_objective(config: Config, diffusion: Diffusion, network: Network) -> Ob
 
 def denoising(config: Config, diffusion: Diffusion, network: Network) -> Objective:
     """The loss that `config.diffusion` names, and its parts, mse and vb, where there are two."""
-    weights = timestep_weights(config.diffusion, diffusion)
+    settings = config.diffusion
+    constants = WeightingSettings(settings.min_snr_gamma, settings.p2_gamma, settings.p2_k)
+    weights = timestep_weights(diffusion, settings.weighting, settings.loss, constants)
 
     def objective(
         params: Params, examples: Examples, dropout_key: jax.Array | None
@@ -40,7 +42,7 @@ def denoising(config: Config, diffusion: Diffusion, network: Network) -> Objecti
             examples["x"],
             examples["t"],
             examples["noise"],
-            config.diffusion.loss,
+            settings.loss,
             weights,
         )
         parts = {} if losses.mse is None or losses.vb is None else losses._asdict()

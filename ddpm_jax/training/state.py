@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from ddpm_jax.config import Config, TrainConfig
-from ddpm_jax.diffusion.timesteps import LossHistory, empty_history
+from ddpm_jax.diffusion.timesteps import LossHistory, empty_history, follows_loss
 from ddpm_jax.models import Params
 
 
@@ -32,7 +32,7 @@ def init_state(
         return jax.tree.map(jnp.copy, params)  # buffers of its own, for the state is donated
 
     zero = jnp.zeros((), jnp.int32)
-    follows = config.diffusion.timestep_sampler == "loss_second_moment"
+    follows = follows_loss(config.diffusion.timestep_sampler)
     history = empty_history(config.diffusion.timesteps) if follows else None
     extra = {str(decay): copy() for decay in config.train.extra_ema_decays}
     return TrainState(zero, params, copy(), optimizer.init(params), zero.copy(), history, extra)

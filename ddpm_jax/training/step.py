@@ -15,9 +15,7 @@ from ddpm_jax.config import Config
 from ddpm_jax.data.model_range import low_res_of, to_model_range
 from ddpm_jax.diffusion.process import Diffusion
 from ddpm_jax.diffusion.timesteps import (
-    draw_timesteps,
-    sample_timesteps,
-    timestep_probabilities,
+    draw_batch_timesteps,
     update_history,
 )
 from ddpm_jax.models import Network, Params
@@ -62,13 +60,8 @@ def draw_examples(
     t_key, noise_key, label_key = keys
     x = to_model_range(batch["x"])
     unlabelled = jax.random.bernoulli(label_key, config.diffusion.label_dropout, (len(x),))
-    if config.diffusion.timestep_sampler == "loss_second_moment":
-        uniform = jax.random.uniform(t_key, (len(x),))
-        t, weight = draw_timesteps(uniform, timestep_probabilities(state.loss_history))
-    else:
-        sampler = config.diffusion.timestep_sampler
-        t = sample_timesteps(t_key, len(x), num_timesteps, sampler)
-        weight = jnp.ones(len(x))
+    sampler = config.diffusion.timestep_sampler
+    t, weight = draw_batch_timesteps(sampler, t_key, len(x), num_timesteps, state.loss_history)
     examples = {
         "x": x,
         "label": jnp.where(unlabelled, -1, batch["label"]),

@@ -15,7 +15,8 @@ from ddpm_jax.diffusion.likelihood import (
     variational_bound,
     variational_bound_term,
 )
-from ddpm_jax.diffusion.process import Diffusion, eps_from_xstart, model_timesteps, q_sample
+from ddpm_jax.diffusion.predictions import eps_from_xstart
+from ddpm_jax.diffusion.process import Diffusion, model_timesteps, q_sample
 from ddpm_jax.diffusion.schedules import linear_betas, make_schedule, named_betas, rescaled, respace
 
 LEVELS = jnp.arange(256) / 127.5 - 1

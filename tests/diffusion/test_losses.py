@@ -1,25 +1,16 @@
 """The terms of every loss: what each trains, how they add up, and their weights."""
 
-import typing
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.config import DiffusionConfig, Loss
 from ddpm_jax.diffusion.likelihood import variational_bound_term
-from ddpm_jax.diffusion.losses import timestep_weights, training_losses
-from ddpm_jax.diffusion.process import (
-    Diffusion,
-    Prediction,
-    prediction_target,
-    q_sample,
-    xstart_from_eps,
-)
+from ddpm_jax.diffusion.losses import LOSSES, WeightingSettings, timestep_weights, training_losses
+from ddpm_jax.diffusion.predictions import PREDICTIONS, xstart_from_eps
+from ddpm_jax.diffusion.process import Diffusion, prediction_target, q_sample
 from ddpm_jax.diffusion.schedules import make_schedule, named_betas, rescaled, respace
 
-LOSSES, PREDICTIONS = typing.get_args(Loss), typing.get_args(Prediction)
 LEARNED = ["learned", "learned_range"]
 SCHEDULE = rescaled(make_schedule(named_betas("cosine", 200)))
 T_STEPS = jnp.array([0, 10, 100, 199])
@@ -152,15 +143,15 @@ def predicting(prediction, eps):
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize(
     "no_weighting",
-    [{"weighting": "min_snr", "min_snr_gamma": 1e9}, {"weighting": "p2", "p2_gamma": 0.0}],
+    [("min_snr", WeightingSettings(min_snr_gamma=1e9)), ("p2", WeightingSettings(p2_gamma=0.0))],
     ids=["min_snr", "p2"],
 )
 def test_without_bounds_the_weightings_are_the_eps_loss_of_every_prediction(
     no_weighting, prediction, loss
 ):
-    config = DiffusionConfig(prediction=prediction, loss=loss, **no_weighting)
+    weighting, settings = no_weighting
     diffusion = Diffusion(SCHEDULE, prediction)
-    weights = timestep_weights(config, diffusion)
+    weights = timestep_weights(diffusion, weighting, loss, settings)
     got = losses_at(diffusion, predicting(prediction, OUTPUT), loss, weights).loss
     want = losses_at(Diffusion(SCHEDULE, "eps"), OUTPUT, loss).loss
     # Near T-1 x_0 is a small difference of large numbers, near 0 the noise is.
@@ -171,9 +162,9 @@ def test_weights_are_those_of_their_papers():
     snr = SCHEDULE.alphas_cumprod / (1 - SCHEDULE.alphas_cumprod)
     gamma = 5.0
 
-    def weights(prediction, **settings):
-        config = DiffusionConfig(prediction=prediction, **settings)
-        return timestep_weights(config, Diffusion(SCHEDULE, prediction))
+    def weights(prediction, weighting, **constants):
+        settings = WeightingSettings(**constants)
+        return timestep_weights(Diffusion(SCHEDULE, prediction), weighting, "mse", settings)
 
     # Hang et al. 2023.
     min_snr = {"weighting": "min_snr", "min_snr_gamma": gamma}

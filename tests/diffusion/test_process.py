@@ -1,6 +1,5 @@
 """The Gaussian algebra: q, its posterior, and what each prediction and variance stands for."""
 
-import typing
 from itertools import product
 
 import jax
@@ -8,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddpm_jax.diffusion.predictions import PREDICTIONS, eps_from_xstart
 from ddpm_jax.diffusion.process import (
     Diffusion,
-    Prediction,
-    eps_from_xstart,
     p_mean_variance,
     predict_xstart,
     prediction_target,
@@ -21,7 +19,6 @@ from ddpm_jax.diffusion.process import (
 )
 from ddpm_jax.diffusion.schedules import make_schedule, named_betas, rescaled, respace
 
-PREDICTIONS = typing.get_args(Prediction)
 T = 50
 SCHEDULES = {
     "linear": make_schedule(named_betas("linear", T)),

@@ -7,13 +7,19 @@ import pytest
 
 from ddpm_jax.diffusion.timesteps import (
     LossHistory,
+    draw_batch_timesteps,
     draw_timesteps,
     empty_history,
-    sample_timesteps,
+    follows_loss,
     second_moment_weights,
     timestep_probabilities,
     update_history,
 )
+
+
+def sample_timesteps(key, batch_size, num_timesteps, kind="uniform"):
+    return draw_batch_timesteps(kind, key, batch_size, num_timesteps, None)[0]
+
 
 # 99.9th percentiles of chi-square, by degrees of freedom.
 CHI_SQUARE_LIMIT = {7: 24.32, 9: 27.88}
@@ -74,9 +80,15 @@ def test_even_timesteps_have_a_mean_of_less_spread(kind, limit):
     assert spread(kind) < limit * spread("uniform")
 
 
-def test_a_sampler_that_needs_a_history_is_a_value_error():
-    with pytest.raises(ValueError, match="loss_second_moment"):
+def test_a_sampler_that_needs_a_history_asks_for_one():
+    assert follows_loss("loss_second_moment") and not follows_loss("uniform")
+    with pytest.raises(ValueError, match="loss_second_moment draws timesteps by a history"):
         sample_timesteps(jax.random.key(0), 4, 10, "loss_second_moment")
+
+
+def test_an_unknown_sampler_of_timesteps_is_an_error():
+    with pytest.raises(ValueError, match="unknown way to draw timesteps: even; there are: uniform"):
+        sample_timesteps(jax.random.key(0), 4, 10, "even")
 
 
 def one_after_the_other(history, t, losses):

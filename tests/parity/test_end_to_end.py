@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from ddpm_jax.data.model_range import to_uint8
-from ddpm_jax.sampling.samplers import ancestral_step, ddim_step
 from tests.parity.cases import diffusion_of
 from tests.parity.golden import GoldenFile, load, to_nchw, to_nhwc
 from tests.parity.networks import network_of
+from tests.sampling.steps import one_step
 
 FILE = load("e2e.npz")
-STEPS = {"p": ancestral_step, "ddim": ddim_step}
+STEPS = {"p": partial(one_step, "ddpm"), "ddim": partial(one_step, "ddim")}
 
 
 def chain(
@@ -56,7 +56,7 @@ def test_guided_sampling_is_the_originals(golden, name):
     def guidance_gradient(x: jax.Array, t: jax.Array) -> jax.Array:
         return jax.grad(log_prob)(x, t) * file.meta["classifier_scale"]
 
-    step = partial(STEPS[run["kind"]], guidance_gradient=guidance_gradient)
+    step = partial(STEPS[run["kind"]], gradient=guidance_gradient, clip_guided=False)
     x = chain(file, name, run, "x_T", step, lambda x, t: unet.apply(params, x, t, labels))
     # Rounding to pixels is exact for the same sample; ours, itself rounded otherwise, may fall on
     # the other side of a level here and there.
@@ -74,6 +74,6 @@ def test_super_resolution_sampling_is_the_originals(golden):
         "sr",
         file.meta["sr"],
         "sr_x_T",
-        ancestral_step,
+        STEPS["p"],
         lambda x, t: network.apply(params, x, t, labels, None, low_res),
     )

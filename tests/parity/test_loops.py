@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion.process import model_timesteps
-from ddpm_jax.sampling.samplers import ancestral_step, ddim_step
 from tests.parity.cases import classifier_gradient, diffusion_of, fake_model, schedule_of
 from tests.parity.golden import load, to_nchw, to_nhwc
+from tests.sampling.steps import one_step
 
 FILE = load("loops.npz")
 OUTPUTS = FILE.keys("out/")
@@ -22,7 +22,7 @@ def test_every_step_of_a_chain_is_the_originals(golden, chain):
     file = golden("loops.npz")
     name, sampler = chain.split("/")
     kind, eta, cond = re.fullmatch(r"(p|ddim)(?:_eta([\d.]+))?_cond([01])", sampler).groups()
-    step = ancestral_step if kind == "p" else partial(ddim_step, eta=float(eta))
+    step = partial(one_step, "ddpm") if kind == "p" else partial(one_step, "ddim", eta=float(eta))
     case = file.meta["cases"][name]
     diffusion = diffusion_of(case, case["mean"], case["var"])
     gradient = classifier_gradient(file) if cond == "1" else None
@@ -33,7 +33,14 @@ def test_every_step_of_a_chain_is_the_originals(golden, chain):
         t = jnp.full(len(x), diffusion.schedule.num_timesteps - 1 - i)
         denoise = fake_model(file, case["var"])
         x, pred_xstart = step(
-            diffusion, denoise, x, t, noise, clip=case["clip"], guidance_gradient=gradient
+            diffusion,
+            denoise,
+            x,
+            t,
+            noise,
+            clip=case["clip"],
+            gradient=gradient,
+            clip_guided=False,
         )
         samples.append(x)
         pred_xstarts.append(pred_xstart)

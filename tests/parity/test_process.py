@@ -3,15 +3,13 @@
 import numpy as np
 import pytest
 
+from ddpm_jax.diffusion.predictions import eps_from_xstart, xstart_from_eps, xstart_from_xprev
 from ddpm_jax.diffusion.process import (
-    eps_from_xstart,
     model_timesteps,
     p_mean_variance,
     q_mean_variance,
     q_posterior,
     q_sample,
-    xstart_from_eps,
-    xstart_from_xprev,
 )
 from tests.parity.cases import diffusion_of, fake_model, schedule_of
 from tests.parity.golden import load, to_nchw, to_nhwc

@@ -7,9 +7,9 @@ import pytest
 
 from ddpm_jax.diffusion.process import model_timesteps, p_mean_variance
 from ddpm_jax.sampling.guidance import shift_mean, shift_score
-from ddpm_jax.sampling.samplers import ancestral_step, ddim_reverse_step, ddim_step
 from tests.parity.cases import classifier_gradient, diffusion_of, fake_model, schedule_of
 from tests.parity.golden import load, to_nchw, to_nhwc
+from tests.sampling.steps import one_reverse_ddim_step, one_step
 
 NAMES = load("steps.npz").meta["diffusions"]
 
@@ -43,14 +43,16 @@ def test_ancestral_steps_are_the_originals(file, name, inputs):
     gradient = classifier_gradient(file)
     axes = [file.meta[axis] for axis in ("mean", "var", "clip", "cond")]
     steps = [
-        ancestral_step(
+        one_step(
+            "ddpm",
             diffusion_of(file.meta["diffusions"][name], mean, var),
             fake_model(file, var),
             x,
             t,
             noise,
             clip=clip,
-            guidance_gradient=gradient if cond else None,
+            gradient=gradient if cond else None,
+            clip_guided=False,
         )
         for mean, var, clip, cond in product(*axes)
     ]
@@ -63,7 +65,8 @@ def test_ddim_steps_are_the_originals(file, name, inputs):
     gradient = classifier_gradient(file)
     axes = [file.meta[axis] for axis in ("mean", "clip", "cond", "etas")]
     steps = [
-        ddim_step(
+        one_step(
+            "ddim",
             diffusion_of(file.meta["diffusions"][name], mean, "FIXED_SMALL"),
             fake_model(file, "FIXED_SMALL"),
             x,
@@ -71,7 +74,8 @@ def test_ddim_steps_are_the_originals(file, name, inputs):
             noise,
             eta=eta,
             clip=clip,
-            guidance_gradient=gradient if cond else None,
+            gradient=gradient if cond else None,
+            clip_guided=False,
         )
         for mean, clip, cond, eta in product(*axes)
     ]
@@ -83,7 +87,7 @@ def test_reverse_ddim_steps_are_the_originals(file, name, inputs):
     x, t, _ = inputs
     axes = [file.meta[axis] for axis in ("mean", "clip")]
     steps = [
-        ddim_reverse_step(
+        one_reverse_ddim_step(
             diffusion_of(file.meta["diffusions"][name], mean, "FIXED_SMALL"),
             fake_model(file, "FIXED_SMALL"),
             x,
@@ -107,7 +111,7 @@ def test_guidance_of_means_and_scores_is_the_originals(file, name, inputs):
     for mean, clip in product(*axes):
         diffusion = diffusion_of(case, mean, "LEARNED_RANGE")
         reverse = p_mean_variance(diffusion, output, x, t, clip)
-        means.append(shift_mean(reverse, gradient(x, model_t)))
+        means.append(shift_mean(diffusion, reverse, x, t, gradient(x, model_t)))
         scores.append(shift_score(diffusion, reverse, x, t, gradient(x, model_t)))
     prefix = f"out/{name}/condition"
     check_grid(file, means, axes, mean=f"{prefix}_mean")

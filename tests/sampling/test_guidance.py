@@ -17,12 +17,12 @@ from ddpm_jax.sampling.guidance import (
     summed,
     within,
 )
-from ddpm_jax.sampling.loop import make_sampling_loop
-from ddpm_jax.sampling.samplers import ancestral_step, ddim_step
+from ddpm_jax.sampling.loop import ChainOptions, make_sampling_loop
+from ddpm_jax.sampling.samplers import SAMPLERS
 from tests.sampling.test_loop import compilations
 
 FULL = make_schedule(named_betas("linear", 1000))
-HALF = partial(ddim_step, eta=0.5, clip=False)
+FREE = ChainOptions(clip=False)
 
 
 class Mixture(NamedTuple):
@@ -92,35 +92,37 @@ LEFT_OR_RIGHT = Mixture(
 DOWN_OR_UP = LEFT_OR_RIGHT._replace(classes=np.array([0, 1, 0, 1]))
 
 
-# Networks and gradients as a chain has them; it is told {"label", "scale", "free"}, each [B].
-def conditional(params, x, t, told):
-    return FOUR.eps(x, t, told["label"])
+# Networks and gradients as a chain has them; the condition is {"label", "scale", "free"}, each [B].
+def conditional(params, x, t, condition):
+    return FOUR.eps(x, t, condition["label"])
 
 
-def unconditional(params, x, t, told):
+def unconditional(params, x, t, condition):
     return FOUR.eps(x, t, jnp.full(len(x), -1))
 
 
-def free(params, x, t, told):
-    label = told["label"]
-    return classifier_free(FOUR.eps, label, jnp.full_like(label, -1), told["free"], 2)(x, t)
+def free(params, x, t, condition):
+    label = condition["label"]
+    return classifier_free(FOUR.eps, label, jnp.full_like(label, -1), condition["free"], 2)(x, t)
 
 
-def guide(params, x, t, told):
-    return guidance_gradient(class_log_prob(FOUR.classify, told["label"]), told["scale"])(x, t)
+def guide(params, x, t, condition):
+    return guidance_gradient(class_log_prob(FOUR.classify, condition["label"]), condition["scale"])(
+        x, t
+    )
 
 
 @cache
-def sampler(step, apply, gradient=None, length="1000"):
+def sampler(name, apply, gradient=None, length="1000", options=FREE):
     diffusion = Diffusion(respace(FULL, length))
-    return make_sampling_loop(diffusion, step, apply, (2,), guidance_gradient=gradient)
+    return make_sampling_loop(diffusion, SAMPLERS[name], apply, (2,), options, gradient)
 
 
-def draw(run, told):
-    return np.asarray(run({}, 0, np.arange(len(told["label"])), told).x, np.float64)
+def draw(run, condition):
+    return np.asarray(run({}, 0, np.arange(len(condition["label"])), condition).x, np.float64)
 
 
-def tell(count, scale=1.0, free=1.0):
+def condition_of(count, scale=1.0, free=1.0):
     full = partial(np.full, count, dtype=np.float32)
     return {"label": np.arange(count) % 3, "scale": full(scale), "free": full(free)}
 
@@ -133,34 +135,34 @@ def check_moments(x, mean, covariance):
     assert np.all(np.abs(squares.mean(axis=0) - covariance) < 4 * squares.std(axis=0) / root)
 
 
-@pytest.mark.parametrize("step", [ancestral_step, ddim_step])
+@pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("networks", [(unconditional, guide), (free,)], ids=["classifier", "free"])
-def test_guidance_at_scale_1_reaches_the_conditional_mean_and_covariance(step, networks):
-    told = tell(4500)
-    x = draw(sampler(partial(step, clip=False), *networks), told)
+def test_guidance_at_scale_1_reaches_the_conditional_mean_and_covariance(name, networks):
+    condition = condition_of(4500)
+    x = draw(sampler(name, *networks), condition)
     for label in range(3):
-        check_moments(x[told["label"] == label], *FOUR.moments(label))
+        check_moments(x[condition["label"] == label], *FOUR.moments(label))
 
 
 def test_two_conditions_at_once_reach_the_moments_of_both():
-    def apply(params, x, t, told):
+    def apply(params, x, t, condition):
         return LEFT_OR_RIGHT.eps(x, t, jnp.full(len(x), -1))
 
-    def gradient(params, x, t, told):
-        conditions = [(LEFT_OR_RIGHT, told["label"]), (DOWN_OR_UP, told["second"])]
+    def gradient(params, x, t, condition):
+        conditions = [(LEFT_OR_RIGHT, condition["label"]), (DOWN_OR_UP, condition["second"])]
         log_probs = [class_log_prob(mixture.classify, label) for mixture, label in conditions]
         return summed(*(guidance_gradient(log_prob, 1.0) for log_prob in log_probs))(x, t)
 
-    told = {"label": np.arange(4000) % 2, "second": np.arange(4000) // 2 % 2}
-    x = draw(sampler(partial(ancestral_step, clip=False), apply, gradient), told)
+    condition = {"label": np.arange(4000) % 2, "second": np.arange(4000) // 2 % 2}
+    x = draw(sampler("ddpm", apply, gradient), condition)
     for k in range(4):
-        chosen = (told["label"] == k // 2) & (told["second"] == k % 2)
+        chosen = (condition["label"] == k // 2) & (condition["second"] == k % 2)
         spread = np.diag(LEFT_OR_RIGHT.deviations[k] ** 2)
         check_moments(x[chosen], LEFT_OR_RIGHT.means[k], spread)
 
 
-@pytest.mark.parametrize("step", [ancestral_step, ddim_step])
-def test_any_log_probability_guides(step):
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_any_log_probability_guides(name):
     """One Gaussian, and y = x_0 + noise of deviation 0.3: the posterior of x_0 is known.
 
     log p(y | x_t) follows from p(x_0 | x_t), a Gaussian too.
@@ -168,7 +170,7 @@ def test_any_log_probability_guides(step):
     mean, spread, noise, y = jnp.array([0.2, -0.1]), 0.4**2, 0.3**2, jnp.array([0.6, 0.3])
     alpha_bar = jnp.asarray(FULL.alphas_cumprod, jnp.float32)
 
-    def apply(params, x_t, t, told):
+    def apply(params, x_t, t, condition):
         a = alpha_bar[t.astype(int)][:, None]
         return jnp.sqrt(1 - a) * (x_t - jnp.sqrt(a) * mean) / (a * spread + 1 - a)
 
@@ -178,10 +180,10 @@ def test_any_log_probability_guides(step):
         x_start = mean + jnp.sqrt(a) * gain * (x_t - jnp.sqrt(a) * mean)
         return -((y - x_start) ** 2 / ((1 - a) * gain + noise)).sum(axis=-1) / 2
 
-    def gradient(params, x_t, t, told):
+    def gradient(params, x_t, t, condition):
         return guidance_gradient(log_prob, 1.0)(x_t, t)
 
-    x = draw(sampler(partial(step, clip=False), apply, gradient), {"label": np.zeros(2000)})
+    x = draw(sampler(name, apply, gradient), {"label": np.zeros(2000)})
     weight = spread / (spread + noise)
     check_moments(x, mean + weight * (y - mean), (1 - weight) * spread * np.eye(2))
 
@@ -193,40 +195,40 @@ def same(one, other, tolerance=1e-5):
 
 def half(apply, gradient=None):
     """A short chain, between DDIM and ancestral sampling."""
-    return sampler(HALF, apply, gradient, "50")
+    return sampler("ddim", apply, gradient, "50", ChainOptions(eta=0.5, clip=False))
 
 
 def test_both_kinds_of_guidance_are_one_and_their_scales_add_up():
     # By Bayes' rule eps(x_t, y) - eps(x_t) is -sqrt(1 - alpha_bar) grad log p(y | x_t).
-    want = draw(half(unconditional, guide), tell(96, scale=2.5))
-    same(draw(half(free), tell(96, free=2.5)), want, 2e-3)
-    same(draw(half(free, guide), tell(96, scale=1.5, free=1.0)), want, 2e-3)
-    same(draw(half(free, guide), tell(96, scale=0.5, free=2.0)), want, 2e-3)
-    assert np.abs(draw(half(free), tell(96, free=2.0)) - want).mean() > 0.01
+    want = draw(half(unconditional, guide), condition_of(96, scale=2.5))
+    same(draw(half(free), condition_of(96, free=2.5)), want, 2e-3)
+    same(draw(half(free, guide), condition_of(96, scale=1.5, free=1.0)), want, 2e-3)
+    same(draw(half(free, guide), condition_of(96, scale=0.5, free=2.0)), want, 2e-3)
+    assert np.abs(draw(half(free), condition_of(96, free=2.0)) - want).mean() > 0.01
 
 
 def test_classifier_free_guidance_is_the_network_at_1_and_knows_nothing_at_0():
-    same(draw(half(free), tell(96, free=1.0)), draw(half(conditional), tell(96)))
-    same(draw(half(free), tell(96, free=0.0)), draw(half(unconditional), tell(96)))
+    same(draw(half(free), condition_of(96, free=1.0)), draw(half(conditional), condition_of(96)))
+    same(draw(half(free), condition_of(96, free=0.0)), draw(half(unconditional), condition_of(96)))
 
 
 def test_a_greater_scale_makes_the_class_surer():
-    told = tell(1200)
-    told["scale"] = np.repeat([0, 0.5, 1, 4], 300)
-    x = draw(half(unconditional, guide), told)
-    log_probs = jax.jit(class_log_prob(FOUR.classify, told["label"]))(x, np.zeros(1200))
+    condition = condition_of(1200)
+    condition["scale"] = np.repeat([0, 0.5, 1, 4], 300)
+    x = draw(half(unconditional, guide), condition)
+    log_probs = jax.jit(class_log_prob(FOUR.classify, condition["label"]))(x, np.zeros(1200))
     sure = np.exp(log_probs).reshape(4, 300).mean(axis=1)
     assert np.all(np.diff(sure) > 0) and sure[0] < 0.4 and sure[3] > 0.98
 
 
 def test_each_sample_has_a_scale_of_its_own_and_label_minus_1_none():
     run = half(unconditional, guide)
-    none, two = draw(run, tell(96, scale=0.0)), draw(run, tell(96, scale=2.0))
-    same(draw(half(unconditional), tell(96)), none)
-    told = tell(96, scale=2.0)
-    told["scale"][::2] = 0
-    told["label"][:48] = -1
-    mixed = draw(run, told)
+    none, two = draw(run, condition_of(96, scale=0.0)), draw(run, condition_of(96, scale=2.0))
+    same(draw(half(unconditional), condition_of(96)), none)
+    condition = condition_of(96, scale=2.0)
+    condition["scale"][::2] = 0
+    condition["label"][:48] = -1
+    mixed = draw(run, condition)
     same(mixed[::2], none[::2])
     same(mixed[:48], none[:48])
     same(mixed[49::2], two[49::2])
@@ -235,10 +237,10 @@ def test_each_sample_has_a_scale_of_its_own_and_label_minus_1_none():
 def test_another_label_seed_or_scale_compiles_nothing():
     run, index = half(free, guide), np.arange(32)
     with compilations() as first:
-        run({}, 0, index, tell(32))
+        run({}, 0, index, condition_of(32))
     with compilations() as later:
-        run({}, 1, index + 5, tell(32, scale=3.0, free=0.5))
-        run({}, 2, index, tell(32, scale=0.0) | {"label": np.full(32, -1)})
+        run({}, 1, index + 5, condition_of(32, scale=3.0, free=0.5))
+        run({}, 2, index, condition_of(32, scale=0.0) | {"label": np.full(32, -1)})
     assert first and not later
 
 
@@ -263,9 +265,9 @@ def test_an_interval_holds_its_ends_and_leaves_the_rest_alone():
     scale = within((0.1, 0.3), 1000, jnp.arange(1.0, 6.0))
     np.testing.assert_array_equal(scale(T), [0, 2, 3, 0, 0])
     np.testing.assert_array_equal(within((0.1, 0.3), 1000, 7.0, outside=1.0)(T), [1, 7, 7, 1, 1])
-    # The network of a rescaled chain of any length is told 0..1000.
-    told = rescaled(make_schedule(named_betas("linear", 40))).model_timesteps
-    on = within((0.2, 0.8), 1000, 1.0)(jnp.asarray(told, jnp.float32))
+    # The network of a rescaled chain of any length is condition 0..1000.
+    condition = rescaled(make_schedule(named_betas("linear", 40))).model_timesteps
+    on = within((0.2, 0.8), 1000, 1.0)(jnp.asarray(condition, jnp.float32))
     np.testing.assert_array_equal(on, (np.arange(40) >= 8) & (np.arange(40) <= 32))
 
 
@@ -300,3 +302,49 @@ def test_a_learned_variance_stays_that_of_the_network_told_y():
     guided = classifier_free(denoise, LABELS, NONE, 3.0, 2)(X, T)
     np.testing.assert_allclose(guided[:, :2], X * (3 * LABELS + 2)[:, None], rtol=1e-5)
     np.testing.assert_array_equal(guided[:, 2:], X + LABELS[:, None])
+
+
+# The components of FOUR, closer together: 99.99 % of each lies in [-1, 1].
+INSIDE = FOUR._replace(means=0.5 * FOUR.means, deviations=0.5 * FOUR.deviations)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_clipping_after_guidance_biases_nothing_inside_the_range(name, schedule):
+    full = make_schedule(named_betas(schedule, 1000))
+    alpha_bar = jnp.asarray(full.alphas_cumprod, jnp.float32)
+
+    def log_joint(x, t):  # as Mixture.log_joint, on this schedule
+        a = alpha_bar[t.astype(int)][:, None, None]
+        along = jnp.einsum("bkd,kde->bke", x[:, None] - jnp.sqrt(a) * INSIDE.means, INSIDE.bases)
+        variance = a * INSIDE.deviations**2 + 1 - a
+        terms = along**2 / variance + jnp.log(2 * jnp.pi * variance)
+        return jnp.log(INSIDE.weights) - terms.sum(axis=-1) / 2
+
+    def apply(params, x, t, condition):
+        score = jax.grad(lambda x: jax.nn.logsumexp(log_joint(x, t), axis=1).sum())(x)
+        return -jnp.sqrt(1 - alpha_bar[t.astype(int)])[:, None] * score
+
+    def classify(x, t):
+        joint = log_joint(x, t)
+        return jnp.stack(
+            [jax.nn.logsumexp(joint[:, INSIDE.classes == y], axis=1) for y in range(3)], axis=1
+        )
+
+    def gradient(params, x, t, condition):
+        return guidance_gradient(class_log_prob(classify, condition["label"]), 1.0)(x, t)
+
+    loop = make_sampling_loop(
+        Diffusion(full), SAMPLERS[name], apply, (2,), ChainOptions(clip=True), gradient
+    )
+    condition = condition_of(4500)
+    x = draw(loop, condition)
+    for label in range(3):
+        check_moments(x[condition["label"] == label], *INSIDE.moments(label))
+
+
+def test_the_guided_x_0_stays_in_range_at_any_scale_with_both_kinds_of_guidance():
+    options = ChainOptions(clip=True)
+    loop = sampler("ddim", free, guide, "50", options)
+    x = draw(loop, condition_of(300, scale=50.0, free=8.0))
+    assert np.abs(x).max() <= 1 + 1e-6

@@ -11,19 +11,20 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddpm_jax.diffusion.process import Diffusion, model_timesteps
 from ddpm_jax.diffusion.schedules import make_schedule, named_betas, respace
-from ddpm_jax.sampling.loop import evenly_kept, make_sampling_loop, sample_keys
-from ddpm_jax.sampling.samplers import ancestral_step, ddim_reverse_step, ddim_step
+from ddpm_jax.sampling.loop import ChainOptions, evenly_kept, make_sampling_loop, sample_keys
+from ddpm_jax.sampling.samplers import SAMPLERS, Sampler, Step
+from tests.sampling.steps import one_reverse_ddim_step, one_step
 
 FULL = make_schedule(named_betas("linear", 1000))
 SHORT = make_schedule(named_betas("cosine", 24))
 SHAPE = (4, 4, 2)
 PARAMS = {"scale": jnp.float32(0.7)}
-SAMPLERS = {
-    "ancestral_small": ("fixed_small", ancestral_step),
-    "ancestral_large": ("fixed_large", ancestral_step),
-    "ddim_0": ("fixed_small", ddim_step),
-    "ddim_half": ("fixed_small", partial(ddim_step, eta=0.5)),
-    "ddim_1": ("fixed_small", partial(ddim_step, eta=1.0)),
+CHAINS = {  # variance, sampler, eta
+    "ancestral_small": ("fixed_small", "ddpm", 0.0),
+    "ancestral_large": ("fixed_large", "ddpm", 0.0),
+    "ddim_0": ("fixed_small", "ddim", 0.0),
+    "ddim_half": ("fixed_small", "ddim", 0.5),
+    "ddim_1": ("fixed_small", "ddim", 1.0),
 }
 
 MEAN = np.array([0.6, -0.4])
@@ -39,17 +40,18 @@ def gaussian_eps(x, t):
     return jnp.sqrt(1 - alpha_bar) * whitened @ basis.T
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("chain", CHAINS)
 @pytest.mark.parametrize("spec, bias", [("1000", 0.0), ("100", 0.05)])
-def test_gaussian_data_is_sampled_back_to_its_mean_and_covariance(sampler, spec, bias):
+def test_gaussian_data_is_sampled_back_to_its_mean_and_covariance(chain, spec, bias):
     # Within 4 standard errors; a tenth of the steps is allowed a bias besides (0.049 at worst).
-    variance, step = SAMPLERS[sampler]
+    variance, sampler, eta = CHAINS[chain]
     count = 4096
     run = make_sampling_loop(
         Diffusion(respace(FULL, spec), "eps", variance),
-        partial(step, clip=False),
+        SAMPLERS[sampler],
         lambda params, x, t, labels: gaussian_eps(x, t),
         (2,),
+        ChainOptions(eta, clip=False),
     )
     x = np.asarray(run({}, 0, jnp.arange(count), jnp.full(count, -1)).x, np.float64)
     variances = np.diag(COVARIANCE)
@@ -65,11 +67,12 @@ def test_ddim_decodes_what_reverse_ddim_encodes():
 
         def up(x, t):
             t = jnp.full(len(x), t)
-            return ddim_reverse_step(diffusion, gaussian_eps, x, t, clip=False).sample, None
+            return one_reverse_ddim_step(diffusion, gaussian_eps, x, t, clip=False).sample, None
 
         def down(x, t):
             t = jnp.full(len(x), t)
-            return ddim_step(diffusion, gaussian_eps, x, t, 0 * x, clip=False).sample, None
+            step = one_step("ddim", diffusion, gaussian_eps, x, t, 0 * x, clip=False)
+            return step.sample, None
 
         code, _ = jax.lax.scan(up, x, jnp.arange(length - 1))
         return jax.lax.scan(down, code, jnp.arange(1, length), reverse=True)[0]
@@ -87,7 +90,8 @@ def cheap_model(params, x, t, labels):
 
 
 def short_sampler(**options):
-    return make_sampling_loop(Diffusion(SHORT), ancestral_step, cheap_model, SHAPE, **options)
+    chain = ChainOptions(**options)
+    return make_sampling_loop(Diffusion(SHORT), SAMPLERS["ddpm"], cheap_model, SHAPE, chain)
 
 
 @pytest.fixture(scope="module")
@@ -142,10 +146,10 @@ def test_samples_with_different_indices_are_uncorrelated(run):
 
 
 def test_a_condition_is_any_tree_of_arrays():
-    def told(params, x, t, condition):
+    def conditioned(params, x, t, condition):
         return cheap_model(params, x + condition["image"], t, condition["label"])
 
-    run = make_sampling_loop(Diffusion(SHORT), ancestral_step, told, SHAPE)
+    run = make_sampling_loop(Diffusion(SHORT), SAMPLERS["ddpm"], conditioned, SHAPE)
     index, condition = np.arange(8), {"label": np.arange(8) % 3, "image": np.zeros((8, *SHAPE))}
     plain = run(PARAMS, 0, index, condition).x
     np.testing.assert_array_equal(plain, short_sampler()(PARAMS, 0, index, condition["label"]).x)
@@ -200,12 +204,12 @@ def test_another_seed_and_other_labels_compile_nothing():
 def test_progress_adds_up_and_changes_nothing():
     for num_timesteps in (24, 130):
         diffusion = Diffusion(make_schedule(named_betas("cosine", num_timesteps)))
-        run = make_sampling_loop(diffusion, ancestral_step, cheap_model, SHAPE)
+        run = make_sampling_loop(diffusion, SAMPLERS["ddpm"], cheap_model, SHAPE)
         args = PARAMS, 0, np.arange(3), np.zeros(3, int)
         steps = []
-        told = run(*args, on_progress=steps.append)
+        reported = run(*args, on_progress=steps.append)
         assert sum(steps) == num_timesteps and min(steps) > 0 and len(steps) <= 50
-        np.testing.assert_array_equal(told.x, run(*args).x)
+        np.testing.assert_array_equal(reported.x, run(*args).x)
 
 
 @pytest.mark.parametrize("keep", [[23, 12, 0], [0, 23, 5], [7], list(range(24))])
@@ -218,7 +222,8 @@ def test_kept_states_are_those_of_the_steps_in_the_order_asked(keep):
     draw = jax.vmap(lambda key, t: jax.random.normal(jax.random.fold_in(key, t), SHAPE), (0, None))
     x, states = draw(keys, 24), {}
     for t in reversed(range(24)):
-        step = ancestral_step(
+        step = one_step(
+            "ddpm",
             Diffusion(SHORT),
             lambda x, model_t: cheap_model(PARAMS, x, model_t, labels),
             x,
@@ -240,7 +245,7 @@ def test_keeping_states_does_not_change_the_samples(run):
     np.testing.assert_allclose(short_sampler(keep=[4, 2])(*args).x, bare.x, atol=1e-6)
 
 
-def test_model_is_told_the_timesteps_of_its_training_chain():
+def test_the_model_gets_the_timesteps_of_its_training_chain():
     seen = []
 
     def spy(params, x, t, labels):
@@ -248,7 +253,7 @@ def test_model_is_told_the_timesteps_of_its_training_chain():
         return 0 * x
 
     schedule = respace(FULL, "10")
-    run = make_sampling_loop(Diffusion(schedule), ancestral_step, spy, SHAPE)
+    run = make_sampling_loop(Diffusion(schedule), SAMPLERS["ddpm"], spy, SHAPE)
     run(PARAMS, 0, np.arange(2), np.zeros(2, int)).x.block_until_ready()
     jax.effects_barrier()
     assert seen == list(model_timesteps(schedule, jnp.arange(10)[::-1]))
@@ -262,3 +267,74 @@ def test_evenly_kept_steps_are_spread_from_the_last_to_the_first(count):
     if count > 1:
         gaps = -np.diff(kept)
         assert kept[-1] == 0 and gaps.max() - gaps.min() <= 1
+
+
+def test_a_chain_that_starts_in_its_middle_goes_on_as_the_whole_one():
+    index, labels = np.arange(4), np.arange(4)
+    run = short_sampler(keep=[13])
+    whole = run(PARAMS, 1, index, labels)
+    rest = run(PARAMS, 1, index, labels, x_init=whole.kept_x[0], t_start=13)
+    np.testing.assert_array_equal(rest.x, whole.x)
+    np.testing.assert_array_equal(rest.kept_xstart, whole.kept_xstart)
+    np.testing.assert_array_equal(  # x_init is not donated
+        run(PARAMS, 1, index, labels, lambda n: None, whole.kept_x[0], 13).x, whole.x
+    )
+
+
+def test_where_a_chain_starts_compiles_nothing():
+    run, index, x = short_sampler(), np.arange(5), np.ones((5, *SHAPE), np.float32)
+    with compilations() as first:
+        run(PARAMS, 0, index, index, None, x, 20)
+    with compilations() as later:
+        run(PARAMS, 0, index, index, None, 2 * x, 3)
+    assert first and not later
+
+
+@pytest.mark.parametrize("t_start", [-1, 24])
+def test_a_chain_cannot_start_outside_itself(run, t_start):
+    with pytest.raises(ValueError, match=rf"t_start {t_start}: must be in 0\.\.23"):
+        run(PARAMS, 0, np.arange(2), np.arange(2), t_start=t_start)
+
+
+def test_known_pixels_stay_and_the_others_follow_them():
+    # A Gaussian in two dimensions whose first is known: the second has its conditional mean.
+    known = 0.9
+
+    def keep_known(x, t, noise, condition):
+        alpha_bar = jnp.where(t < 0, 1.0, jnp.asarray(FULL.alphas_cumprod, jnp.float32)[t])
+        noisy = jnp.sqrt(alpha_bar) * known + jnp.sqrt(1 - alpha_bar) * noise[:, 0]
+        return x.at[:, 0].set(noisy)
+
+    count = 2048
+    loop = make_sampling_loop(
+        Diffusion(FULL),
+        SAMPLERS["ddpm"],
+        lambda params, x, t, labels: gaussian_eps(x, t),
+        (2,),
+        ChainOptions(clip=False),
+        constraint=keep_known,
+    )
+    x = np.asarray(loop({}, 0, np.arange(count), np.zeros(count, int)).x)
+    np.testing.assert_array_equal(x[:, 0], np.float32(known))
+    expected = MEAN[1] + COVARIANCE[0, 1] / COVARIANCE[0, 0] * (known - MEAN[0])
+    # Replacement knows less than the posterior (Lugmayr et al. 2022): it moves most of the way.
+    assert abs(x[:, 1].mean() - expected) < 0.5 * abs(MEAN[1] - expected)
+    again = loop({}, 0, np.arange(7), np.zeros(7, int)).x
+    np.testing.assert_allclose(again, x[:7], atol=1e-5)
+
+
+def test_a_sampler_remembers_what_its_memory_holds():
+    # Its x is the mean of all x_0 that it has predicted: a memory of a sum and a count.
+    def mean_of_all(diffusion, denoise, x_t, t, noise, memory, eta):
+        pred_xstart = denoise(x_t, t).pred_xstart
+        total, count = memory[0] + pred_xstart, memory[1] + 1
+        return Step(total / count, pred_xstart), (total, count)
+
+    averaging = Sampler(mean_of_all, "of a test", init=lambda x: (jnp.zeros_like(x), 0))
+    keep = list(range(24))
+    loop = make_sampling_loop(
+        Diffusion(SHORT), averaging, cheap_model, SHAPE, ChainOptions(keep=keep)
+    )
+    for on_progress in (None, lambda n: None):  # in slices too
+        out = loop(PARAMS, 0, np.arange(3), np.arange(3), on_progress)
+        np.testing.assert_allclose(out.x, out.kept_xstart.mean(axis=0), atol=1e-5)

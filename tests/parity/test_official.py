@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from flax import nnx
 
-from ddpm_jax import models
 from ddpm_jax.config import Config, check
 from ddpm_jax.config.command_line import load_config
 from ddpm_jax.interop import openai, published
 from ddpm_jax.models import build_network, count_parameters
+from ddpm_jax.models import network as network_module
 from tests.parity.golden import FOLDER, load_json
 
 FILES = sorted(path.name for path in (FOLDER / "official").glob("*.json"))
@@ -124,7 +124,7 @@ def test_every_attention_has_the_published_heads(
     config = config_of(official)
     # The module that build_network hands over, its arrays abstract.
     monkeypatch.setattr(
-        models, "functional", lambda build: nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+        network_module, "functional", lambda build: nnx.eval_shape(lambda: build(nnx.Rngs(0)))
     )
     heads = {}
     for path, module in nnx.iter_modules(build_network(config)):

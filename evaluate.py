@@ -71,7 +71,7 @@ def main() -> None:
     mesh = devices.make_mesh(ParallelConfig(), args.batch_size)
     source = data.load_source(settings)
     processes.assert_equal_across_processes({"examples": len(source)})
-    check_num_classes(replace(config, data=settings), source.num_classes)
+    check_num_classes(replace(config, data=settings), source)
     num = args.num or len(source)
     if num > len(source):
         raise UserError(f"--num {num}: {settings.name} has {len(source)} examples in this split")

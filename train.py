@@ -50,6 +50,15 @@ def main() -> None:
     options = serialization.flat(config) | {"workdir": workdir.absolute(), "dry_run": dry_run}
     processes.join(options)
     mesh = devices.make_mesh(config.parallel, batch_size)
+
+    # Data: a dry run needs it only to count its classes
+    source = held_out = None
+    if not dry_run or config.model.num_classes == -1:
+        whole = data.load_source(config.data)
+        data.warn_of_tiny_images(whole, config.data)
+        source, held_out = data.hold_out(whole, config.data)
+        config = data.with_classes(config, source)
+
     diffusion = build_diffusion(config.diffusion)
     network = build_network(config)
     optimizer = make_optimizer(train)
@@ -70,12 +79,9 @@ def main() -> None:
             print(line, flush=True)
         return
 
-    # Data
-    source, held_out = data.hold_out(data.load_source(config.data), config.data)
     processes.assert_equal_across_processes(
         {"examples": len(source), "held out": len(held_out or ())}
     )
-    data.check_num_classes(config, source.num_classes)
     validate = held_out and make_validator(config, diffusion, network, mesh, held_out)
     draw = None if config.model.kind == "classifier" else make_drawer(config, network, mesh)
     processes.on_main_process(
@@ -86,6 +92,7 @@ def main() -> None:
         f"{config.data.name}, batches of {train.batch_size} on {mesh.devices.size} "
         f"{jax.devices()[0].platform} device(s)"
     )
+    print(data.class_line(config))
 
     with (
         Checkpoints(

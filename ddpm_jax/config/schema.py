@@ -40,6 +40,7 @@ class DataConfig:
     held_out: str = ""  # what to validate on: a share of the examples, as in 10%, or a TFDS split
     labels: str = "folders"  # of a folder: "folders", "names" (before the first _) or a CSV file
     low_res_size: int = 0  # side of the image that a super-resolution model enlarges; 0: none
+    class_names: tuple[str, ...] = ()  # names of the classes in order, filled in from the data
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class ModelConfig:
     num_heads: int = 1  # attention heads, if num_head_channels is 0
     num_heads_upsample: int = 0  # attention heads on the way up; 0: as on the way down
     num_head_channels: int = 0  # channels of each attention head; 0: num_heads decides
-    num_classes: int = 0  # labels 0..num_classes-1 condition the model; 0: unconditional
+    num_classes: int = 0  # of the labels; 0: unconditional; -1: as many as the data set has
     dropout: float = 0.0  # probability of dropping an activation inside residual blocks
     scale_shift_norm: bool = False  # adaptive group norm: the embedding scales and shifts
     resblock_updown: bool = False  # resample inside residual blocks, as BigGAN does

@@ -90,8 +90,8 @@ def differences(new: Config, old: Config) -> list[str]:
 
     Left out are the fields that a resumed run may change: devices, what memory is traded for, where
     the data lie, how often things happen, how pictures are drawn, whether a failed save stops it;
-    the number of steps, while the learning rate does not depend on it; and the patience of early
-    stopping.
+    the number of steps, while the learning rate does not depend on it; the patience of early
+    stopping; and names of classes where there were none.
     """
     free = {"data.dir", "model.remat"} | {
         f"train.{name}"
@@ -109,6 +109,8 @@ def differences(new: Config, old: Config) -> list[str]:
         free.add("train.steps")
     if new.train.early_stop_validations and old.train.early_stop_validations:
         free.add("train.early_stop_validations")
+    if not old.data.class_names:  # as in every run older than the field
+        free.add("data.class_names")
     before = flat(old)
     return [
         f"{name} {before[name]} -> {value}"

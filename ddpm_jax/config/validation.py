@@ -38,7 +38,6 @@ def _problems(config: Config) -> Iterator[tuple[str, object, str]]:
     yield from ((name, n, "at least 1") for name, n in positive.items() if n < 1)
     not_negative = {
         "model.num_head_channels": model.num_head_channels,
-        "model.num_classes": model.num_classes,
         "model.num_heads_upsample": model.num_heads_upsample,
         "data.low_res_size": data.low_res_size,
         "diffusion.p2_gamma": diffusion.p2_gamma,
@@ -55,6 +54,8 @@ def _problems(config: Config) -> Iterator[tuple[str, object, str]]:
         "parallel.data": config.parallel.data,
     }
     yield from ((name, n, "0 or more") for name, n in not_negative.items() if n < 0)
+    if model.num_classes < -1:
+        yield "model.num_classes", model.num_classes, "-1 (as many as the data set has) or more"
     fractions = {
         "model.dropout": model.dropout,
         "diffusion.label_dropout": diffusion.label_dropout,
@@ -118,7 +119,7 @@ def _problems(config: Config) -> Iterator[tuple[str, object, str]]:
         yield "model.kind", model.kind, f"{'mlp' if points else 'unet'} for --data.name {data.name}"
     if model.kind == "classifier" and diffusion.label_dropout:
         yield "diffusion.label_dropout", diffusion.label_dropout, "0 for a classifier"
-    if model.kind == "classifier" and model.num_classes < 2:
+    if model.kind == "classifier" and model.num_classes in (0, 1):
         yield "model.num_classes", model.num_classes, "2 or more for a classifier"
     if model.kind == "mlp" and model.dropout:
         yield "model.dropout", model.dropout, "0 for --model.kind mlp"

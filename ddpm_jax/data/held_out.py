@@ -1,4 +1,4 @@
-"""Examples that are kept from training, to validate on."""
+"""Examples held out from training, to validate on."""
 
 import dataclasses
 import re
@@ -9,13 +9,14 @@ import numpy as np
 
 from ddpm_jax.config import DataConfig
 from ddpm_jax.data.folder import FolderRecords
-from ddpm_jax.data.sources import Records, Source, load_source
+from ddpm_jax.data.loading import load_source
+from ddpm_jax.data.sources import Records, Source
 from ddpm_jax.errors import UserError
 
 
 @dataclass(frozen=True)
 class Subset:
-    """Some records of a set, by their indices int [N]."""
+    """The records of a set at `indices`, int [N]."""
 
     records: Records
     indices: np.ndarray
@@ -28,7 +29,7 @@ class Subset:
 
 
 def record_name(source: Source, index: int) -> int | str:
-    """What a user knows a record by: its path in the folder, or its number in the whole set."""
+    """The record's path in its folder, or else its index in the whole set."""
     records = source.records
     if isinstance(records, FolderRecords):
         return records.paths[index]
@@ -36,14 +37,14 @@ def record_name(source: Source, index: int) -> int | str:
 
 
 def hold_out(source: Source, data: DataConfig) -> tuple[Source, Source | None]:
-    """The set to train on and the one to validate on, as `data.held_out` says; None without it.
+    """The examples to train on and those to validate on, None without `data.held_out`.
 
-    A share such as "10%" is drawn from the set by a fixed permutation, whatever the seed of the
-    run; anything else is another split of a TFDS data set.
+    A share such as "10%" is chosen by a fixed permutation, which the run's seed does not change.
+    Anything else is another split of a TFDS set.
 
     Raises:
-      UserError: there is no such split, it shares examples with that of training or has other
-        labels, or either set would be empty.
+      UserError: there is no such split, it shares examples with the split to train on or has other
+        classes, or one of the two would be empty.
     """
     if not data.held_out:
         return source, None
@@ -54,20 +55,23 @@ def hold_out(source: Source, data: DataConfig) -> tuple[Source, Source | None]:
                 f"--data.held-out {data.held_out}: {data.name} has no splits; give a share, 10%"
             )
         return source, _other_split(source, data)
-    count = round(len(source) * float(share[1]) / 100)
+    percent = float(share[1])
+    if not 0 < percent < 100:
+        raise UserError(f"--data.held-out {data.held_out}: must be above 0% and below 100%")
+    count = round(len(source) * percent / 100)
     if not 0 < count < len(source):
         raise UserError(
             f"--data.held-out {data.held_out}: leaves {len(source) - count} of {len(source)} "
-            f"examples to train on and {count} to validate on"
+            f"examples to train on and {count} to validate on; both need one at least"
         )
     order = np.random.default_rng(0).permutation(len(source))
-    # The held-out ones stay in random order, so that the first of them are a sample of all.
+    # The held-out examples stay in random order, so that the first few represent them all.
     held_out, kept = order[:count], np.sort(order[count:])
     return subset(source, kept), subset(source, held_out)
 
 
 def subset(source: Source, indices: np.ndarray) -> Source:
-    """The examples of a set at `indices`, int [N], in their order."""
+    """The examples at `indices`, int [N], in this order."""
     if isinstance(source.records, FolderRecords):
         return dataclasses.replace(source, records=source.records.restricted(indices))
     return dataclasses.replace(source, records=Subset(source.records, indices))

@@ -1,12 +1,12 @@
-"""The small images that a super-resolution model enlarges, as a user gives them."""
+"""The small images that `sample.py --low-res` has a super-resolution model enlarge."""
 
 from pathlib import Path
 
 import numpy as np
 
 from ddpm_jax.config import DataConfig
-from ddpm_jax.data.folder import find_images
-from ddpm_jax.data.labels import label_images
+from ddpm_jax.data.folder import find_images, warn_of_ignored
+from ddpm_jax.data.folder_labels import label_images
 from ddpm_jax.data.sources import first_line
 from ddpm_jax.data.transforms import centre_crop, decode_image, shrink
 from ddpm_jax.errors import UserError
@@ -16,21 +16,22 @@ Images = tuple[np.ndarray, np.ndarray | None]
 
 
 def read_low_res(path: Path, data: DataConfig, num: int | None, num_classes: int) -> Images:
-    """The first `num` images of a folder or of a file of samples, all if that is None.
+    """The first `num` images of a folder or of a file of samples.
+
+    Images of a folder that are larger than `data.low_res_size` are cropped and made smaller. Those
+    of `data.image_size` or more are treated as in training.
 
     Args:
-      path: a folder of images, of which larger ones are cropped and made smaller, those of
-        `image_size` or more as in training; or a samples.npz, `arr_0` and perhaps `arr_1`; or the
-        folder that it lies in.
-      data: of the model.
-      num: how many.
-      num_classes: of the model; 0: labels are not read.
+      path: a folder of images; or a samples.npz with `arr_0` and perhaps `arr_1`; or its folder.
+      data: the model's.
+      num: how many; None: all.
+      num_classes: the model's; 0: labels are not read.
 
     Returns:
-      uint8 [N, low_res_size, low_res_size, C] and int32 [N], None if they have no labels.
+      uint8 [N, low_res_size, low_res_size, C] and int32 [N], None without labels.
 
     Raises:
-      UserError: they can't be read, don't fit the model, or are fewer than `num`.
+      UserError: the images can't be read, don't fit the model, or are fewer than `num`.
     """
     path = expanded(path)
     file = path / "samples.npz" if path.is_dir() else path
@@ -79,9 +80,10 @@ def _read_npz(file: Path) -> Images:
 
 
 def _read_folder(path: Path, data: DataConfig, num: int | None, num_classes: int) -> Images:
-    paths = find_images(path)
+    paths, others = find_images(path)
     if not paths:
         raise UserError(f"--low-res {path} has no PNG, JPEG or WebP images, and no samples.npz")
+    warn_of_ignored(path, others)
     _check_number(path, num, len(paths))
     labels = None
     if num_classes:
@@ -115,7 +117,7 @@ def _folder_labels(path: Path, paths: list[str], how: str, num_classes: int) -> 
         raise UserError(f"--low-res {path}: {error}; or give --labels") from error
     if not found:
         return None
-    # Names are numbered by all that there are: a few of the classes would get others' numbers.
+    # Names are numbered in sorted order: with some classes missing, the others would shift.
     if names and found != num_classes:
         raise UserError(
             f"--low-res {path}: its images are of {found} classes, those of the model {num_classes}"

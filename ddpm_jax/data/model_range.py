@@ -1,6 +1,4 @@
-"""Between the uint8 pixels of images and the [-1, 1] of networks."""
-
-from typing import TYPE_CHECKING
+"""From uint8 pixels to the [-1, 1] of networks and back."""
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +6,6 @@ import numpy as np
 
 from ddpm_jax.config import Config
 from ddpm_jax.models.layers import downsample_mean
-
-if TYPE_CHECKING:
-    pass
 
 
 def to_uint8(x: np.ndarray) -> np.ndarray:
@@ -20,12 +15,12 @@ def to_uint8(x: np.ndarray) -> np.ndarray:
 
 
 def to_model_range(x: jax.Array) -> jax.Array:
-    """uint8 0..255 -> float32 [-1, 1]; points pass as they are."""
+    """uint8 0..255 -> float32 [-1, 1]; points stay as they are."""
     return x.astype(jnp.float32) / 127.5 - 1 if x.dtype == jnp.uint8 else x
 
 
 def low_res_of(config: Config, x: jax.Array) -> dict[str, jax.Array]:
-    """{"low_res": images x with their squares of pixels averaged}, {} unless a model enlarges."""
+    """{"low_res": images x, averaged over squares of pixels} for super-resolution, else {}."""
     if not config.data.low_res_size:
         return {}
     return {"low_res": downsample_mean(x, config.data.image_size // config.data.low_res_size)}

@@ -1,4 +1,4 @@
-"""The one pipeline: records to batches, the same ones on any number of hosts and after any stop."""
+"""From records to batches: the same batches on any number of hosts and after any stop."""
 
 import os
 from collections.abc import Iterator
@@ -12,15 +12,14 @@ from ddpm_jax.data.sources import Source
 from ddpm_jax.data.transforms import centre_crop, flip, random_crop
 from ddpm_jax.errors import UserError
 
-CACHE_BYTES = 2**30  # sets up to this size, once cropped, are decoded once and kept
+CACHE_BYTES = 2**30  # cropped images of up to this size in all are decoded once and kept
 
 
 class CroppedRecords:
     """Records with images centre-cropped to `data.image_size`, in the order of the source.
 
-    They are kept after the first reading if they fit into CACHE_BYTES.
-
-    Decoding CIFAR-10 from ArrayRecord gives some 3000 images a second on two cores, memory 15000.
+    Keeps them in memory if they fit into CACHE_BYTES. Two cores decode some 3,000 images of
+    CIFAR-10 a second from ArrayRecord, and read 15,000 from memory.
     """
 
     def __init__(self, source: Source, data: DataConfig) -> None:
@@ -54,10 +53,9 @@ def _cropped(record: dict[str, Any], size: int) -> dict[str, Any]:
 def ordered_batches(
     source: Source, data: DataConfig, batch_size: int, count: int | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The first `count` examples, or all, in the order of the source: neither flipped nor drawn.
+    """The first `count` examples, or all, in the order of the source, centre-cropped, not flipped.
 
-    Images are centre-cropped whatever `data.random_crop` says. Batches are like those of
-    `train_batches`; the last may be smaller. Nothing is kept in memory.
+    Batches are like those of `train_batches`; the last may be smaller. Nothing is kept in memory.
     """
     total = len(source) if count is None else min(count, len(source))
 
@@ -71,7 +69,7 @@ def ordered_batches(
 
 
 def first_images(source: Source, data: DataConfig, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first `count` images, fewer if the source has fewer, centre-cropped, and their labels.
+    """The first `count` images, or all if there are fewer, centre-cropped, and their labels.
 
     Returns:
       uint8 [N, image_size, image_size, C] and int32 [N], -1 for no label.
@@ -81,7 +79,7 @@ def first_images(source: Source, data: DataConfig, count: int) -> tuple[np.ndarr
 
 
 class Batches:
-    """Endless batches. Close it, or use it in a `with` statement, to stop its reading threads."""
+    """Endless batches. `close`, or the end of a `with` block, stops the threads that read."""
 
     def __init__(self, iterator: Any) -> None:
         self._iterator = iterator
@@ -112,19 +110,19 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Batches:
-    """This process's part of the batches of steps `start_step`, `start_step` + 1, ...
+    """This process's slices of the batches of steps `start_step`, `start_step` + 1, ...
 
-    The global batch of a step depends on (`seed`, step) alone: the parts of all processes,
-    concatenated in order, are the batch that one process alone would get. Every epoch is a new
-    permutation of the source; batches run on across its end, so no example is left out.
+    The global batch of a step depends on (`seed`, step) alone: the slices of all processes,
+    concatenated in order, are the batch that a single process would get. Every epoch is a new
+    permutation of the source. A batch may cross the end of an epoch, so no example is left out.
 
     Args:
       source: the examples.
-      data: its `image_size`, `channels`, `flip` and `random_crop` are used.
+      data: gives `image_size`, `channels`, `flip` and `random_crop`.
       batch_size: examples a step over all processes.
       seed: of the order, the crops and the flips, 0 to 2**32 - 1.
-      start_step: step of the first batch; costs the same for every step.
-      process_index: this process, 0 to `process_count` - 1.
+      start_step: step of the first batch; a late one costs no more than 0.
+      process_index: number of this process, 0 to `process_count` - 1.
       process_count: processes that share each batch.
 
     Returns:
@@ -150,12 +148,12 @@ def train_batches(
             x = random_crop(x, data.image_size, rng)
         return {"x": flip(x, rng) if data.flip else x, "label": np.int32(example["label"])}
 
-    # Whole images are not kept: they may be of any size, and are decoded anew for each crop.
+    # Random crops need whole images. These may be of any size and are decoded anew each time.
     records = source.records if data.random_crop else CroppedRecords(source, data)
     dataset = grain.MapDataset.source(records).seed(seed).shuffle().repeat()
     if data.flip or data.random_crop:
         dataset = dataset.random_map(augment)
-    # Batch first, slice by process second: the other order gives other batches on two hosts.
+    # Batch first, then slice by process: the other order gives other batches on two hosts.
     dataset = dataset.batch(batch_size // process_count, drop_remainder=True)
     dataset = dataset[process_index::process_count]
     iterator = iter(dataset.to_iter_dataset(read_options(source)))
@@ -164,7 +162,7 @@ def train_batches(
 
 
 def batch_indices(count: int, batch_size: int, seed: int, step: int) -> np.ndarray:
-    """Which of `count` records the batch of a step holds, over all processes: int [batch_size].
+    """Indices of the records in the global batch of a step, out of `count`: int [batch_size].
 
     `step` counts from 0, as `train_batches` does.
     """
@@ -175,7 +173,7 @@ def batch_indices(count: int, batch_size: int, seed: int, step: int) -> np.ndarr
 
 
 def read_options(source: Source) -> Any:
-    """Threads and prefetched batches: none for sets in memory, where threads only contend."""
+    """How Grain reads: without threads for sets in memory, where they would only contend."""
     import grain
 
     if source.in_memory:

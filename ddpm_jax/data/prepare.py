@@ -1,9 +1,9 @@
-"""Downloads a TFDS data set and writes it as ArrayRecord. The one file that imports TensorFlow.
+"""Downloads a TFDS data set and writes it as ArrayRecord. Only this file imports TensorFlow.
 
     python -m ddpm_jax.data.prepare cifar10 [--dir ~/tensorflow_datasets]
 
-TensorFlow takes all memory of a GPU that it sees and clashes with JAX's libraries, so training runs
-this in a process of its own. `pip install -e '.[prepare]'` brings what it needs.
+TensorFlow takes all the memory of a GPU and clashes with JAX's libraries, so training runs this in
+another process. `pip install -e '.[prepare]'` installs what it needs.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the GPU belongs to JAX
     try:
-        import tensorflow  # noqa: F401  else TFDS would miss it half-way
+        import tensorflow  # noqa: F401  else TFDS would fail half-way without it
     except ImportError as error:
         message = f"cannot import TensorFlow ({error}); `pip install -e '.[prepare]'`"
         raise UserError(message) from error

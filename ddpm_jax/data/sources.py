@@ -1,6 +1,5 @@
-"""Where examples come from: bundled sets, folders of images, TensorFlow Datasets."""
+"""What a data set is, and the two that scikit-learn bundles: digits and s_curve."""
 
-import difflib
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,11 +8,9 @@ import numpy as np
 from ddpm_jax.config import DataConfig
 from ddpm_jax.errors import UserError
 
-FORMS = "digits, s_curve, tfds:NAME or folder:PATH"
-
 
 class Records(Protocol):
-    """Random access to examples, from any thread.
+    """Examples that any thread may read in any order.
 
     Item i is {"x": uint8 [H, W, C] of any size, or float32 [2], "label": int, -1 if it has none}.
     """
@@ -32,6 +29,7 @@ class Source:
     num_classes: int = 0  # labels are 0..num_classes-1; 0: the set has none
     class_names: tuple[str, ...] = ()  # of the labels, in order; () for plain integers
     in_memory: bool = False  # reading a record takes no decoding
+    unlabelled_because: str = ""  # what the user can mend, and how; "": nothing
 
     def __len__(self) -> int:
         return len(self.records)
@@ -44,7 +42,7 @@ class Source:
 
     @property
     def broken(self) -> list[str]:
-        """Names of the files found broken so far, sorted; others took their place."""
+        """The files found broken so far, sorted; other images take their place."""
         return sorted(getattr(self.records, "broken", ()))
 
 
@@ -62,42 +60,8 @@ class ArrayRecords:
         return {"x": self.x[index], "label": int(self.labels[index])}
 
 
-def load_source(data: DataConfig) -> Source:
-    """Opens the set that `data.name` names.
-
-    Raises:
-      UserError: there is no such set, it can't be read, or it doesn't fit the other settings.
-    """
-    kind, _, rest = data.name.partition(":")
-    if data.labels != "folders" and kind in ("digits", "s_curve", "tfds"):
-        raise UserError(
-            f"data.labels is {data.labels!r}, but {data.name} has its own labels or none; "
-            "only folder:PATH takes other ones: leave it at folders"
-        )
-    if data.name == "s_curve":
-        return load_s_curve(data)
-    if data.channels not in (1, 3):
-        raise UserError(f"data.channels is {data.channels}; it must be 1 (grey) or 3 (RGB)")
-    if data.image_size < 1:
-        raise UserError(f"data.image_size is {data.image_size}; it must be 1 or more")
-    if data.name == "digits":
-        return load_digits(data)
-    if kind == "folder" and rest:
-        from ddpm_jax.data.folder import load_folder
-
-        return load_folder(rest, data)
-    if kind == "tfds" and rest:
-        from ddpm_jax.data.tfds_source import load_tfds
-
-        return load_tfds(rest, data)
-    close = difflib.get_close_matches(kind, ["digits", "s_curve", "tfds", "folder"], n=1)
-    full = {"tfds": f"tfds:{rest or 'NAME'}", "folder": f"folder:{rest or 'PATH'}"}
-    hint = f"; did you mean {full.get(close[0], close[0])}?" if close else ""
-    raise UserError(f"data.name is {data.name!r}; it must be {FORMS}{hint}")
-
-
 def check_channels(name: str, channels: int, data: DataConfig) -> None:
-    """Raises a `UserError` if images with `channels` don't fit `data.channels`."""
+    """Raises UserError unless images with `channels` fit `data.channels`."""
     if channels != data.channels:
         plural = "" if channels == 1 else "s"
         raise UserError(
@@ -112,7 +76,7 @@ def first_line(error: Exception) -> str:
 
 
 def load_digits(data: DataConfig) -> Source:
-    """scikit-learn's 1797 handwritten digits: uint8 [8, 8, 1], ten classes."""
+    """scikit-learn's 1,797 handwritten digits: uint8 [8, 8, 1], ten classes."""
     from sklearn import datasets
 
     check_channels("digits", 1, data)
@@ -123,7 +87,7 @@ def load_digits(data: DataConfig) -> Source:
 
 
 def load_s_curve(data: DataConfig) -> Source:
-    """10 000 points along an S in the plane, roughly in [-0.2, 0.2]: float32 [2], unlabelled."""
+    """10,000 points along an S in the plane, roughly in [-0.2, 0.2]: float32 [2], no labels."""
     from sklearn import datasets
 
     for option, does in (("flip", "mirrors"), ("random_crop", "cuts")):

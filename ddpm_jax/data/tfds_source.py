@@ -35,7 +35,7 @@ def prepared_versions(folder: Path) -> dict[str, Path]:
 
 
 def find_prepared(spec: str, root: Path) -> Path | None:
-    """The folder of `spec`, NAME[/CONFIG][:VERSION], under `root`; the newest version unless given.
+    """The folder under `root` of `spec`, NAME[/CONFIG][:VERSION]: the newest version by default.
 
     Raises:
       UserError: the set has configurations there, and `spec` names none.
@@ -57,7 +57,7 @@ def find_prepared(spec: str, root: Path) -> Path | None:
 
 
 def prepare(spec: str, root: Path) -> None:
-    """Prepares `spec` under `root` in a process of its own, which imports TensorFlow.
+    """Prepares `spec` under `root` in another process, the only one that imports TensorFlow.
 
     Raises:
       UserError: TensorFlow isn't installed, or the process failed.
@@ -73,7 +73,7 @@ def prepare(spec: str, root: Path) -> None:
     logger.warning("tfds:%s is not prepared in %s; running `%s`", spec, root, shown)
     path = os.pathsep.join(filter(None, [str(PACKAGE_PARENT), os.environ.get("PYTHONPATH")]))
     env = os.environ | {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    # It downloads for minutes or hours, so what it says is shown as it comes.
+    # It downloads for minutes or hours, so its output is shown at once.
     if status := subprocess.run([sys.executable, *command], env=env).returncode:
         raise UserError(f"cannot prepare tfds:{spec}, as said above: `{shown}` ended with {status}")
 
@@ -110,20 +110,20 @@ class TfdsRecords:
         return {"x": image, "label": label}
 
     def overlaps(self, other: "TfdsRecords") -> bool:
-        """Whether a record of the same prepared set is in both splits."""
+        """True if both splits of the same prepared set have a record in common."""
         return any(
             file == other_file and start < other_stop and other_start < stop
-            for file, start, stop in self._pieces()
-            for other_file, other_start, other_stop in other._pieces()
+            for file, start, stop in self._ranges()
+            for other_file, other_start, other_stop in other._ranges()
         )
 
-    def _pieces(self) -> list[tuple[str, int, int]]:
-        """(file, first record, the one after the last) of each file of the split."""
-        pieces = []
-        for part in self.read.dataset_info.splits[self.read.split].file_instructions:
-            stop = part.examples_in_shard if part.take < 0 else part.skip + part.take
-            pieces.append((str(part.filename), part.skip, stop))
-        return pieces
+    def _ranges(self) -> list[tuple[str, int, int]]:
+        """(file, first record, end) of the records that the split takes from each file."""
+        ranges = []
+        for shard in self.read.dataset_info.splits[self.read.split].file_instructions:
+            stop = shard.examples_in_shard if shard.take < 0 else shard.skip + shard.take
+            ranges.append((str(shard.filename), shard.skip, stop))
+        return ranges
 
 
 def open_split(spec: str, builder: Any, split: str, image_key: str) -> Any:
@@ -157,10 +157,10 @@ def open_split(spec: str, builder: Any, split: str, image_key: str) -> Any:
 
 
 def find_or_prepare(spec: str, root: Path) -> Path:
-    """The folder of `spec` under `root`, where it is prepared if that was never done.
+    """The folder of `spec` under `root`. Prepares the set first if it isn't there.
 
     Raises:
-      UserError: as `find_prepared` and `prepare`, or nothing is there afterwards.
+      UserError: as `find_prepared` and `prepare`, or the set isn't there afterwards.
     """
     if (folder := find_prepared(spec, root)) is None:
         prepare(spec, root)
@@ -170,16 +170,17 @@ def find_or_prepare(spec: str, root: Path) -> Path:
     return folder
 
 
-def load_tfds(spec: str, data: DataConfig) -> Source:
-    """Opens `tfds:NAME[/CONFIG][:VERSION]`, preparing it first if that was never done.
+def load_tfds(data: DataConfig) -> Source:
+    """Opens the set of `data.name`, tfds:NAME[/CONFIG][:VERSION]. Prepares it first if need be.
 
-    Its first image feature is the example, its first `ClassLabel`, if any, the label. A split whose
-    first or last label is -1, that is hidden, has none.
+    Its first image feature is the example, its first `ClassLabel`, if any, the label. Secret labels
+    of test splits are stored as -1: a split whose first or last label is -1 counts as unlabelled.
 
     Raises:
       UserError: it is neither prepared nor can be, can't be read, holds no 8-bit images, or doesn't
         fit `data.split` and `data.channels`.
     """
+    spec = data.name.removeprefix("tfds:")
     root = expanded(data.dir or DEFAULT_DIR)
     folder = processes.on_main_process(lambda: find_or_prepare(spec, root))
 
@@ -207,7 +208,6 @@ def load_tfds(spec: str, data: DataConfig) -> Source:
     ends = (0, len(unlabelled) - 1)
     for index in ends:  # a missing or cut file is an error now, not in an hour
         unlabelled[index]
-    # The labels of some test splits are kept secret: -1.
     hidden = bool(labels) and any(read[index][labels[0]] < 0 for index in ends)
     label_key = labels[0] if labels and not hidden else None
     records = TfdsRecords(spec, read, images[0], label_key, data.channels)

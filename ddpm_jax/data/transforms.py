@@ -7,7 +7,7 @@ from typing import BinaryIO, Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
-# Naming the formats keeps files of other kinds, such as PostScript, away from PIL's other readers.
+# Naming the formats keeps files of other kinds, such as PostScript, from PIL's other readers.
 FORMATS = ("PNG", "JPEG", "WEBP")
 
 
@@ -18,10 +18,10 @@ class RandomIntegers(Protocol):
 
 
 def decode_image(file: Path | BinaryIO, channels: int) -> np.ndarray:
-    """Decodes a PNG, JPEG or WebP image, upright as its EXIF orientation says.
+    """Decodes a PNG, JPEG or WebP image and turns it as its EXIF orientation says.
 
-    Transparent pixels show white, which is what most pictures with transparency were drawn for.
-    16-bit grey is divided by 257 and rounded, so that 65535 becomes 255.
+    Transparent pixels become white, the background that most such pictures are made for. 16-bit
+    grey is divided by 257 and rounded, so that 65535 becomes 255.
 
     Args:
       file: path or open file.
@@ -31,13 +31,13 @@ def decode_image(file: Path | BinaryIO, channels: int) -> np.ndarray:
       uint8 [H, W, channels].
 
     Raises:
-      Exception: the file is broken; PIL's readers raise half a dozen kinds. Of more than 179
-        million pixels they read none.
+      Exception: the file is broken, or has more than 179 million pixels. PIL's readers raise half
+        a dozen kinds.
     """
     if isinstance(file, Path) and file.exists() and not file.is_file():
-        raise OSError("is no regular file")  # a pipe would be waited for
+        raise OSError("is no regular file")  # opening a pipe would wait for ever
     with Image.open(file, formats=FORMATS) as opened:
-        image = ImageOps.exif_transpose(opened)  # of the pixels, which are all read here
+        image = ImageOps.exif_transpose(opened)  # reads all pixels
         if image.mode.startswith("I"):  # 16-bit grey: PIL's own conversion would clip at 255
             wide = np.asarray(image).astype(np.uint32)
             grey = ((wide * 255 + 32767) // 65535).astype(np.uint8)
@@ -72,14 +72,14 @@ def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
 def random_crop(image: np.ndarray, size: int, rng: RandomIntegers) -> np.ndarray:
     """A square from a random place of an image, as ADM's `random_crop_arr` cuts it, to the bit.
 
-    The square's side is 0.8 to 1 of the image's shorter side. Resizes as `centre_crop` does, so
-    that the shorter side is drawn from [size, ceil(size / 0.8)]; then draws the first row, then the
-    first column, of what is cut out.
+    The square's side is 0.8 to 1 of the image's shorter side. Draws the new length of the shorter
+    side from [size, ceil(size / 0.8)] and resizes as `centre_crop` does; then draws the first row
+    and the first column of the square.
 
     Args:
       image: uint8 [H, W, C], C 1 or 3.
       size: side of the result in pixels.
-      rng: of the three integers, such as `np.random.Generator`.
+      rng: draws three integers; `np.random.Generator` will do.
 
     Returns:
       uint8 [size, size, C].
@@ -91,7 +91,7 @@ def random_crop(image: np.ndarray, size: int, rng: RandomIntegers) -> np.ndarray
 
 
 def _resized(image: np.ndarray, side: int) -> np.ndarray:
-    """The whole image [H, W, C], its shorter side `side`."""
+    """The whole image [H, W, C], resized so that its shorter side is `side`."""
     pil = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
     while min(pil.size) >= 2 * side:
         pil = pil.resize((pil.width // 2, pil.height // 2), Image.Resampling.BOX)

@@ -96,7 +96,7 @@ def main() -> None:
     judge = make_feature_extractor(judge_config, weights, mesh)
     settings = config.data if args.data_dir is None else replace(config.data, dir=args.data_dir)
     source = data.load_source(settings)
-    check_num_classes(judge_config, source.num_classes)
+    check_num_classes(judge_config, source)
     (few, few_labels), (many, _) = real_images(source, settings, args.num)
     reference = judge(many).features
     real = compare(judge(few), few_labels, reference)

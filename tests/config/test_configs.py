@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from ddpm_jax.config import Config, DataConfig, DiffusionConfig, check, data_shape
 from ddpm_jax.config.command_line import load_config
-from ddpm_jax.data import check_num_classes, load_source, train_batches
+from ddpm_jax.data import load_source, train_batches, with_classes
 from ddpm_jax.interop import published
 from ddpm_jax.models import build_network, count_parameters
 from tests.tiny_tfds import Record, write_tfds
@@ -32,6 +33,7 @@ PARAMETERS = {
     "cifar10_classifier": 1_216_970,
     "digits_classifier": 378_186,
     "digits_unconditional": 704_705,
+    "folder": 15_766_851,
     "imagenet64_adm": 295_904_454,
     "imagenet64_classifier": 65_438_568,
     "imagenet64_iddpm": 121_063_942,
@@ -373,7 +375,8 @@ def test_the_network_has_the_published_number_of_parameters(name: str) -> None:
     data = dataclasses.replace(
         data, channels=config.data.channels, low_res_size=config.data.low_res_size
     )
-    model = dataclasses.replace(config.model, dropout=0.0, dtype="float32")
+    classes = max(config.model.num_classes, 0)  # -1: as many as the data set has
+    model = dataclasses.replace(config.model, num_classes=classes, dropout=0.0, dtype="float32")
     diffusion = DiffusionConfig(variance=config.diffusion.variance)
     assert parameter_count(Config(data, model, diffusion)) == PARAMETERS[name]
 
@@ -520,10 +523,16 @@ READERS = readers()
 def test_records_of_the_data_set_become_batches_of_the_config_shape(
     data: DataConfig, tmp_path: Path
 ) -> None:
+    names = READERS[data]
     if data.name.startswith("tfds:"):
         spec = data.name.removeprefix("tfds:")
         features, records = TFDS_SETS[spec]
         write_tfds(tmp_path, spec, features, dict.fromkeys(data.split.split("+"), records))
+    elif data.name.startswith("folder:"):
+        for label in ("cat", "dog"):
+            (tmp_path / label).mkdir()
+            Image.fromarray(picture(90, 130)).save(tmp_path / label / "1.jpg")
+        data = dataclasses.replace(data, name=f"folder:{tmp_path}")
     source = load_source(dataclasses.replace(data, dir=str(tmp_path)))
     with train_batches(source, data, batch_size=4, seed=0) as batches:
         batch = next(batches)
@@ -531,10 +540,10 @@ def test_records_of_the_data_set_become_batches_of_the_config_shape(
     labels = batch["label"]
     assert ((labels >= 0) == (source.num_classes > 0)).all()
     assert (labels < max(source.num_classes, 1)).all()
-    for name in READERS[data]:
+    for name in names:
         config = config_of(name)
         check(config)
-        check_num_classes(config, source.num_classes)
+        with_classes(config, source)  # raises if they contradict
         assert batch["x"].shape == (4, *data_shape(config))
 
 

@@ -88,13 +88,13 @@ def test_linked_folders_count_and_cycles_end(tmp_path: Path) -> None:
     (root / "b").symlink_to(tmp_path / "elsewhere")
     (root / "c").symlink_to("a")  # beside what it is a link to
     (root / "a" / "loop").symlink_to(root)
-    assert find_images(root) == ["a/1.png", "b/1.png", "c/1.png"]
+    assert find_images(root)[0] == ["a/1.png", "b/1.png", "c/1.png"]
     assert load(root).class_names == ("a", "b", "c")
-    # Each in the other: both ends are found, and no end of it.
+    # Two folders with links to each other: the images of both are found, and the search ends.
     (root / "a" / "loop").unlink()
     (root / "a" / "there").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(root / "a")
-    assert find_images(root / "a") == ["1.png", "there/1.png"]
+    assert find_images(root / "a")[0] == ["1.png", "there/1.png"]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -185,7 +185,7 @@ def test_many_threads_name_a_broken_image_once(
 def test_a_folder_named_like_an_image_is_a_folder(tmp_path: Path) -> None:
     write(tmp_path / "a.png")
     (tmp_path / "b.png").mkdir()
-    assert find_images(tmp_path) == ["a.png"]
+    assert find_images(tmp_path)[0] == ["a.png"]
 
 
 def test_of_many_broken_images_the_first_ones_are_named(
@@ -199,6 +199,43 @@ def test_of_many_broken_images_the_first_ones_are_named(
         values(source)
     assert len(source.broken) == 30
     assert len(caplog.messages) == 21 and "more images are broken" in caplog.messages[-1]
+
+
+def ignored(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [message for message in caplog.messages if message.startswith("ignored")]
+
+
+def test_files_of_other_kinds_are_counted_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "a" / "1.png")
+    for name in ("a/2.gif", "b/3.GIF", "b/4.tiff", "README", ".hidden.gif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / name, "GIF")
+    assert len(load(tmp_path)) == 1
+    assert ignored(caplog) == [
+        f"ignored in {tmp_path}: 2 .gif, 1 without a suffix, 1 .tiff "
+        "(only PNG, JPEG and WebP are read)"
+    ]
+
+
+def test_the_csv_file_of_the_labels_is_not_called_ignored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "a.png")
+    (tmp_path / "labels.csv").write_text("a.png,3\n")
+    (tmp_path / "other.csv").write_text("a.png,4\n")
+    labels = str(tmp_path / "labels.csv")
+    load_source(DataConfig(name=f"folder:{tmp_path}", image_size=8, labels=labels))
+    assert ignored(caplog) == [f"ignored in {tmp_path}: 1 .csv (only PNG, JPEG and WebP are read)"]
+
+
+def test_a_folder_of_other_kinds_alone_says_what_it_has(tmp_path: Path) -> None:
+    for i, suffix in enumerate(("gif", "gif", "bmp", "tif", "avif", "heic", "psd", "svg")):
+        (tmp_path / f"{i}.{suffix}").write_bytes(b"")
+    counted = "2 .gif, 1 .bmp, 1 .tif, 1 .avif, 1 .heic, 2 other kinds"
+    with pytest.raises(UserError, match=rf"no PNG, JPEG or WebP images, only {counted}; put some"):
+        load(tmp_path)
 
 
 def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:
@@ -222,7 +259,7 @@ print(source.broken, peak() - before)
     assert broken == "['b.png', 'c.png', 'd.png']" and float(more_mib) < 40
 
 
-def test_a_home_folder_that_does_not_exist_is_told(tmp_path: Path) -> None:
+def test_a_home_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     for settings in (
         {"name": "folder:~nobody-of-that-name/images"},
         {"name": "tfds:mnist", "dir": "~nobody-of-that-name"},
@@ -242,7 +279,7 @@ def test_training_sees_the_good_images(tmp_path: Path) -> None:
     assert seen == [0, 0, 1, 2, 3] and source.broken == ["4.png"]
 
 
-def test_bad_folders_are_told_in_one_line(tmp_path: Path) -> None:
+def test_bad_folders_are_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "empty").mkdir()
     for name in ("a.png", "b.png"):

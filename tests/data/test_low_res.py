@@ -1,4 +1,4 @@
-"""Images to enlarge: what is read of folders and files. Wrong ones: tests/test_super_resolution."""
+"""Images to enlarge, from folders and files. Wrong ones: tests/generation/test_super_resolution."""
 
 from pathlib import Path
 

@@ -29,7 +29,7 @@ Arrays = list[tuple[np.ndarray, np.ndarray]]
 
 
 def source(size: int = 50, in_memory: bool = True) -> Source:
-    """Images that tell their index (the label too) and whether they are mirrored."""
+    """Images that show their index, which is their label too, and whether they are mirrored."""
     images = np.zeros((size, 4, 4, 1), np.uint8)
     images[:, 0, 0, 0] = 255
     images[:, 3, :, 0] = np.arange(size)[:, None]
@@ -59,13 +59,13 @@ def assert_equal(got: Arrays, want: Arrays) -> None:
 
 @pytest.mark.parametrize("step", [0, 3, 40])
 def test_the_records_of_a_batch_are_known_without_reading_them(step: int) -> None:
-    told = batch_indices(50, 8, seed=3, step=step)
+    indices = batch_indices(50, 8, seed=3, step=step)
     for processes in (1, 2):
-        parts = [
+        slices = [
             take(train_batches(source(), DATA, 8, 3, step, process, processes), 1)[0][1]
             for process in range(processes)
         ]
-        np.testing.assert_array_equal(np.concatenate(parts), told)
+        np.testing.assert_array_equal(np.concatenate(slices), indices)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
@@ -84,15 +84,15 @@ def test_far_steps_cost_the_same() -> None:
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_parts_of_all_processes_make_the_batch_of_one(processes: int) -> None:
+def test_slices_of_all_processes_make_the_batch_of_one(processes: int) -> None:
     whole = take(train_batches(source(), DATA, 8, seed=3, start_step=5), 20)
-    parts = [
+    slices = [
         take(train_batches(source(), DATA, 8, 3, 5, index, processes), 20)
         for index in range(processes)
     ]
     joined = [
         tuple(np.concatenate(arrays) for arrays in zip(*step, strict=True))
-        for step in zip(*parts, strict=True)
+        for step in zip(*slices, strict=True)
     ]
     assert_equal(joined, whole)
 
@@ -157,10 +157,10 @@ def test_random_crops_depend_on_the_seed_and_the_place_alone(in_memory: bool) ->
     for start in (0, 5):
         later = take(train_batches(examples, CROPS, 8, seed=3, start_step=start), 12 - start)
         assert_equal(later, whole[start:])
-    parts = [take(train_batches(examples, CROPS, 8, 3, 0, index, 2), 12) for index in range(2)]
+    slices = [take(train_batches(examples, CROPS, 8, 3, 0, index, 2), 12) for index in range(2)]
     joined = [
         tuple(np.concatenate(arrays) for arrays in zip(*step, strict=True))
-        for step in zip(*parts, strict=True)
+        for step in zip(*slices, strict=True)
     ]
     assert_equal(joined, whole)
     assert whole[0][0].shape == (8, 4, 4, 3) and whole[0][0].dtype == np.uint8
@@ -232,7 +232,7 @@ def test_images_are_cropped_and_decoded_once_if_they_fit(
     assert len(reads) >= 200 if cache_bytes == 0 else len(reads) <= 40
 
 
-def test_wrong_numbers_are_told() -> None:
+def test_wrong_numbers_are_refused() -> None:
     for arguments, words in [
         ({"batch_size": 9, "process_count": 2}, "positive multiple of the number of processes, 2"),
         ({"batch_size": 0}, "train.batch_size is 0"),

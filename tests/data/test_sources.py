@@ -1,4 +1,4 @@
-"""The bundled sets, and the choice between the forms of a name."""
+"""The bundled sets, and the table of all kinds."""
 
 import dataclasses
 import subprocess
@@ -9,7 +9,8 @@ import pytest
 from sklearn import datasets
 
 from ddpm_jax.config import DataConfig
-from ddpm_jax.data import load_source
+from ddpm_jax.data import Source, load_source, loading
+from ddpm_jax.data.sources import ArrayRecords
 from ddpm_jax.errors import UserError
 
 DIGITS = DataConfig(name="digits", image_size=8, channels=1)
@@ -57,14 +58,28 @@ def test_s_curve_is_the_curve_from_the_side() -> None:
         ({"name": "tfds:mnist", "labels": "l.csv"}, "data.labels is 'l.csv', but tfds:mnist has"),
     ],
 )
-def test_wrong_settings_are_told_in_one_line(settings: dict[str, object], words: str) -> None:
+def test_wrong_settings_are_refused_in_one_line(settings: dict[str, object], words: str) -> None:
     with pytest.raises(UserError) as error:
         load_source(dataclasses.replace(DIGITS, **settings))
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
+def test_one_more_kind_takes_a_function_and_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_noise(data: DataConfig) -> Source:
+        return Source(data.name, ArrayRecords(np.zeros((3, 8, 8, 1), np.uint8), np.zeros(3)))
+
+    monkeypatch.setitem(loading.SOURCES, "noise", load_noise)
+    assert len(load_source(dataclasses.replace(DIGITS, name="noise"))) == 3
+    for name, words in [
+        ("nois", r"tfds:NAME, folder:PATH or noise; did you mean noise\?"),
+        ("noise:3", r"data\.name is 'noise:3'; .* did you mean noise\?"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            load_source(dataclasses.replace(DIGITS, name=name))
+
+
 def test_importing_the_package_imports_no_heavy_library() -> None:
-    heavy = ["grain", "tensorflow_datasets", "tensorflow", "sklearn", "jax"]
+    heavy = ["grain", "tensorflow_datasets", "tensorflow", "sklearn"]
     code = f"import sys, ddpm_jax.data; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

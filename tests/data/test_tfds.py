@@ -120,9 +120,7 @@ def test_hidden_labels_are_none(tmp_path: Path) -> None:
         assert source.num_classes == 0 and source.records[0]["label"] == -1
         with pytest.raises(UserError, match=rf"tiny \(split {re.escape(split)}\) has no labels"):
             data = DataConfig(name="tfds:tiny", split=split)
-            check_num_classes(
-                Config(data=data, model=ModelConfig(num_classes=2)), source.num_classes
-            )
+            check_num_classes(Config(data=data, model=ModelConfig(num_classes=2)), source)
     with pytest.raises(UserError, match=r"record 1 of tfds:tiny has no label; choose another"):
         load(tmp_path, split="holes").records[1]
 
@@ -247,7 +245,7 @@ def test_prepare_writes_array_record(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ConnectionError("no network"),
     ],
 )
-def test_what_tfds_cannot_prepare_is_told_in_one_line(
+def test_what_tfds_cannot_prepare_is_named_in_one_line(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def builder(name: str, **_: Any) -> None:
@@ -256,9 +254,9 @@ def test_what_tfds_cannot_prepare_is_told_in_one_line(
     monkeypatch.setitem(sys.modules, "tensorflow", type(sys)("tensorflow"))
     monkeypatch.setattr(tfds, "builder", builder)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # put back afterwards
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         prepare.main(["tiny"])
-    assert str(told.value) == f"TFDS cannot prepare tiny: {' '.join(str(error).split())}"
+    assert str(raised.value) == f"TFDS cannot prepare tiny: {' '.join(str(error).split())}"
 
 
 def test_reading_imports_no_tensorflow_and_prints_nothing(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.config import Config, ModelConfig, TrainConfig
-from ddpm_jax.data import check_num_classes
+from ddpm_jax.config import Config, TrainConfig
 from ddpm_jax.errors import RunError, UserError
 from ddpm_jax.runs import folder
 from ddpm_jax.runs.metrics_log import MetricsLog, read_records
@@ -183,12 +182,3 @@ def test_a_run_folder_belongs_to_one_config(tmp_path):
     folder.create_run_folder(tmp_path / "run", dataclasses.replace(config, train=free))
     with pytest.raises(UserError, match="cannot be written"):
         folder.create_run_folder(tmp_path / "run" / "config.json" / "below", config)
-
-
-def test_labels_of_the_data_and_of_the_model_agree():
-    ten = Config(model=ModelConfig(num_classes=10))
-    check_num_classes(ten, 10)
-    check_num_classes(Config(), 10)
-    for classes in (0, 5):
-        with pytest.raises(UserError, match=r"--model\.num-classes 10"):
-            check_num_classes(ten, classes)

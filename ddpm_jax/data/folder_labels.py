@@ -1,4 +1,4 @@
-"""Labels of a folder's images: by sub-folder, by file name or by a CSV file."""
+"""How a folder's images get their classes: from sub-folders, from file names or from a CSV file."""
 
 import csv
 import difflib
@@ -6,7 +6,6 @@ import re
 from collections import defaultdict
 from pathlib import PurePosixPath
 
-from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.files import expanded
 
@@ -14,35 +13,30 @@ MAX_LABEL = 2**31 - 1
 
 
 def label_images(paths: list[str], how: str) -> tuple[list[int], int, tuple[str, ...]]:
-    """Labels of images, by their paths in the folder with "/" between the parts.
+    """The labels of a folder's images, the number of classes and their names.
+
+    Classes are numbered in the sorted order of their names, but integers of a CSV file are labels
+    as they are.
 
     Args:
-      paths: the images.
-      how: `DataConfig.labels`: "folders", the first-level sub-folder if all images are in some;
-        "names", what stands before the first "_" of the file's name, as in the original code; or
-        the path of a CSV file of rows `file,label`. Labels that are no integers are numbered in
-        their sorted order.
+      paths: of the images in the folder, with "/" between the parts.
+      how: `DataConfig.labels`. "folders": each first-level sub-folder is a class, if every image
+        lies in one. "names": the class is what stands before the first "_" of the file's name, as
+        in the original code. Else the path of a CSV file with rows `file,label`.
 
     Returns:
-      The labels, -1 throughout where there are none; the number of classes, 0 for none; their
-      names, none for the integers of a CSV file.
+      labels, all -1 if there are no classes; their number; their names, () for integers of a CSV
+      file.
 
     Raises:
-      UserError: there is no such way or file, or it doesn't label every image.
+      UserError: `how` is none of these, or doesn't label every image.
     """
     if how == "folders":
         if not all("/" in path for path in paths):
             return [-1] * len(paths), 0, ()
         return _numbered([path.split("/", 1)[0] for path in paths])
     if how == "names":
-        found = _numbered([PurePosixPath(path).stem.split("_")[0] for path in paths])
-        if found[1] == len(paths) > 1:
-            raise UserError(
-                f"data.labels is names, but no two of the {len(paths)} images share what stands "
-                f"before the first _ of their names, as in {PurePosixPath(paths[0]).name}; name "
-                "them CLASS_ANYTHING, or set --data.labels to folders or a CSV file"
-            )
-        return found
+        return _numbered(_classes_of_names(paths))
     labels = _read_csv(how, paths)
     if not all(re.fullmatch(r"[+-]?\d+", label) for label in labels):
         return _numbered(labels)
@@ -53,24 +47,53 @@ def label_images(paths: list[str], how: str) -> tuple[list[int], int, tuple[str,
     return numbers, max(numbers) + 1, ()
 
 
+def describe_strays(paths: list[str]) -> str:
+    """Says which images lie beside sub-folders and so keep these from being classes; "" if none."""
+    strays = [path for path in paths if "/" not in path]
+    folders = {path.split("/", 1)[0] for path in paths if "/" in path}
+    if not strays or not folders:
+        return ""
+    beside = f"beside {len(folders)} folder{'s' * (len(folders) > 1)} of images"
+    if len(strays) == 1:
+        return f"{strays[0]} lies {beside}: move it into one of them or take it away"
+    return (
+        f"{strays[0]} and {len(strays) - 1} more lie {beside}: move them into one of them or take "
+        "them away"
+    )
+
+
 def _numbered(classes: list[str]) -> tuple[list[int], int, tuple[str, ...]]:
     names = tuple(sorted(set(classes)))
     number = {name: i for i, name in enumerate(names)}
     return [number[name] for name in classes], len(names), names
 
 
+def _classes_of_names(paths: list[str]) -> list[str]:
+    classes = [PurePosixPath(path).stem.split("_")[0] for path in paths]
+    if len(set(classes)) == len(paths) > 1:
+        raise UserError(
+            f"data.labels is names, but no two of the {len(paths)} images share what stands "
+            f"before the first _ of their names, as in {PurePosixPath(paths[0]).name}; name "
+            "them CLASS_ANYTHING, or set --data.labels to folders or a CSV file"
+        )
+    return classes
+
+
 def _read_csv(file: str, paths: list[str]) -> list[str]:
-    """The label of each of `paths`; raises UserError unless each has one."""
+    """The label of each of `paths`; raises UserError unless each has one.
+
+    A row may give an image's path in the folder, or its name alone if no other image has it.
+    """
     rows = _rows(file)
-    places = {path: i for i, path in enumerate(paths)}
-    bare = defaultdict(list)
+    by_path = {path: i for i, path in enumerate(paths)}
+    by_name = defaultdict(list)
     for i, path in enumerate(paths):
-        bare[PurePosixPath(path).name].append(i)
+        by_name[PurePosixPath(path).name].append(i)
 
     labels: list[str | None] = [None] * len(paths)
     missing = []
     for line, name, label in rows:
-        matches = [places[name]] if name in places else bare[name]
+        matches = [by_path[name]] if name in by_path else by_name[name]
         if len(matches) > 1:
             both = f"{paths[matches[0]]} and {paths[matches[1]]}"
             raise UserError(f"{file} line {line}: {name} may be {both}; give the path")
@@ -96,7 +119,7 @@ def _read_csv(file: str, paths: list[str]) -> list[str]:
 
 
 def _rows(file: str) -> list[tuple[int, str, str]]:
-    """(line, file, label) of each row of a CSV file but its header."""
+    """(line number, image, label) of each row of a CSV file, without a header."""
     try:
         with expanded(file).open(newline="", encoding="utf-8-sig") as opened:
             reader = csv.reader(opened, strict=True)
@@ -118,15 +141,3 @@ def _rows(file: str) -> list[tuple[int, str, str]]:
     rows = [(line, PurePosixPath(name).as_posix(), label) for line, name, label in rows]
     header = rows and not PurePosixPath(rows[0][1]).suffix
     return rows[1:] if header else rows
-
-
-def check_num_classes(config: Config, num_classes: int) -> None:
-    """Raises UserError unless the labels of the data are those that the model expects."""
-    wanted = config.model.num_classes
-    if wanted and wanted != num_classes:
-        has = f"has {num_classes} classes" if num_classes else "has no labels"
-        split = f" (split {config.data.split})" if config.data.name.startswith("tfds:") else ""
-        raise UserError(
-            f"--model.num-classes {wanted}: {config.data.name}{split} {has}; "
-            f"set it to {num_classes}{' (unconditional)' if not num_classes else ''}"
-        )

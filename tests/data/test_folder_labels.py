@@ -1,4 +1,4 @@
-"""Labels of a folder: three ways to give them, and what is wrong with some that are given."""
+"""How a folder's images get their classes: three ways, and the mistakes in each."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ from PIL import Image
 import train
 from ddpm_jax.config import DataConfig
 from ddpm_jax.data import load_source
-from ddpm_jax.data.labels import label_images
+from ddpm_jax.data.folder_labels import label_images
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.script import run_script
 
@@ -74,7 +74,7 @@ ALL = "".join(f"{path},0\n" for path in PATHS)
         ('"a/1.png,5\n', "as CSV: unexpected end of data"),
     ],
 )
-def test_csv_files_that_cannot_be_used_are_told_in_one_line(
+def test_csv_files_that_cannot_be_used_are_refused_in_one_line(
     text: str, words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError) as error:
@@ -83,7 +83,7 @@ def test_csv_files_that_cannot_be_used_are_told_in_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_ways_that_do_not_exist_or_say_nothing_are_told(tmp_path: Path) -> None:
+def test_ways_that_do_not_exist_or_give_no_classes_are_refused(tmp_path: Path) -> None:
     for how, words in [
         ("folder", "data.labels is 'folder'; it must be folders, names or a CSV .* folders?"),
         (str(tmp_path / "l.csv"), "must be folders, names or a CSV file that exists"),

@@ -56,7 +56,7 @@ def start_script(body: str) -> subprocess.Popen:
         [
             "import time",
             "from ddpm_jax.runtime import signals",
-            "from ddpm_jax.errors import run_script",
+            "from ddpm_jax.runtime.script import run_script",
             "def main():",
             *lines,
             "run_script(main)",
@@ -166,7 +166,7 @@ def test_a_signal_that_the_parent_ignores_stays_ignored():
 
 IGNORES = """
 import time
-from ddpm_jax.errors import run_script
+from ddpm_jax.runtime.script import run_script
 def main():
     print("ready", flush=True)
     time.sleep(0.5)

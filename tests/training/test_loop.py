@@ -21,7 +21,7 @@ from ddpm_jax.training.metric_window import MetricWindow
 def metrics(loss: float = 1.0, skipped: int = 0, step: int = 0) -> dict:
     return {
         "step": jnp.asarray(step),
-        "suspect_t": jnp.array([-1, 17 if skipped else -1]),
+        "nonfinite_t": jnp.array([-1, 17 if skipped else -1]),
         "loss": jnp.asarray(loss),
         "grad_norm": jnp.asarray(2.0),
         "learning_rate": jnp.asarray(0.1),
@@ -32,9 +32,9 @@ def metrics(loss: float = 1.0, skipped: int = 0, step: int = 0) -> dict:
 
 
 def window(seconds: list[float], reported: list | None = None, **settings) -> MetricWindow:
-    def report(step, suspect_t):
+    def report(step, nonfinite_t):
         if reported is not None:
-            reported.append((step, suspect_t.tolist()))
+            reported.append((step, nonfinite_t.tolist()))
 
     config = TrainConfig(batch_size=8, **settings)
     return MetricWindow(config, iter(seconds).__next__, report)

@@ -65,7 +65,7 @@ def main() -> None:
             print(line, flush=True)
         return
 
-    # Evaluators, in the order in which they run
+    # Evaluators
     evaluators = [
         validation_evaluator(config, diffusion, network, mesh, held_out),  # before the save
         picture_evaluator(config, network, mesh, source, workdir / "samples"),  # after it
@@ -87,7 +87,7 @@ def main() -> None:
         # Restore
         state = restore(checkpoints, config, network, optimizer, sharding)
 
-        # Loop
+        # Loop: a step, its log entry, evaluators before the save, the save, evaluators after it
         rates = make_rates(config, network, mesh)
         run = Run(config, workdir, source, mesh, train_step, evaluators, rates)
         train_loop(run, state, checkpoints)

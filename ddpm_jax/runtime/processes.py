@@ -54,6 +54,20 @@ def join(options: Mapping[str, Any] | None = None, environ: Mapping[str, str] = 
     known = arguments(environ)
     if known is None:
         return
+    _meet(known)
+    signals.stop_together(lambda signum: int(_gathered(signum).max()))
+    if not is_main_process():
+        sys.stdout.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # silences C++ too
+    # Also because Gloo waits only 30 s for the others at their first exchange; later, for ever.
+    assert_equal_across_processes(options or {})
+
+
+def _meet(known: Mapping[str, Any]) -> None:
+    """Starts `jax.distributed`; ends the process with a line and code 2 after JOIN_SECONDS.
+
+    Raises UserError if no service can be started at the address.
+    """
     # JAX gives up with a stack trace, 30 s later than this timer, which prints one line.
     at = known.get("coordinator_address", "the first")
     who = f"process {known['process_id']}" if "process_id" in known else "this process"
@@ -75,12 +89,6 @@ def join(options: Mapping[str, Any] | None = None, environ: Mapping[str, str] = 
         ) from error
     finally:
         watchdog.cancel()
-    signals.stop_together(lambda signum: int(_gathered(signum).max()))
-    if not is_main_process():
-        sys.stdout.flush()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # silences C++ too
-    # Besides, Gloo gives processes only 30 s to meet for the first time, and then has no limit.
-    assert_equal_across_processes(options or {})
 
 
 def arguments(environ: Mapping[str, str]) -> dict[str, Any] | None:

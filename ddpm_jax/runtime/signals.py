@@ -70,28 +70,39 @@ def listening() -> Iterator[None]:
         else:
             print_ignored(unraisable)
 
-    sys.unraisablehook = ignored
-    # Python runs signal handlers in the main thread, and only when XLA is not running there. It
-    # also writes a byte for each signal to this pipe, which another thread can read at once.
+    with _watching():
+        sys.unraisablehook = ignored
+        old = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
+        try:
+            yield
+        finally:
+            _deferring = True  # nothing would catch an exception from here on
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            sys.unraisablehook = print_ignored
+            for signum, handler in old.items():
+                signal.signal(signum, handler)
+            _received, _deferring = 0, False
+
+
+@contextmanager
+def _watching() -> Iterator[None]:
+    """A thread that receives signals even while XLA runs in the main thread.
+
+    Python calls signal handlers in the main thread, and only when XLA is not running there. It also
+    writes a byte for each signal to a pipe, which another thread can read at once.
+    """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     old_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    old = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
-    watch = threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True)
-    watch.start()
+    thread = threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        _deferring = True  # nothing would catch an exception from here on
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        sys.unraisablehook = print_ignored
-        for signum, handler in old.items():
-            signal.signal(signum, handler)
         signal.set_wakeup_fd(old_writer)
         os.close(writer)  # ends the thread
-        watch.join()
+        thread.join()
         os.close(reader)
-        _received, _deferring = 0, False
 
 
 @contextmanager

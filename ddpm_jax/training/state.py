@@ -93,3 +93,19 @@ def averaged(state: TrainState, params: Params, config: TrainConfig) -> tuple[Pa
 
     extra = {decay: towards_params(ema, float(decay)) for decay, ema in state.extra_ema.items()}
     return towards_params(state.ema, config.ema_decay), extra
+
+
+def apply_gradient(
+    state: TrainState, grads: Params, optimizer: optax.GradientTransformation, config: TrainConfig
+) -> TrainState:
+    """The parameters after one update by the optimizer, and their averages."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema, extra_ema = averaged(state, params, config)
+    return state._replace(
+        params=params,
+        ema=ema,
+        opt_state=opt_state,
+        skipped=jnp.zeros_like(state.skipped),
+        extra_ema=extra_ema,
+    )

@@ -20,7 +20,7 @@ from ddpm_jax.diffusion.timesteps import (
 )
 from ddpm_jax.models import Network, Params
 from ddpm_jax.training.objectives import Examples, Objective, make_objective
-from ddpm_jax.training.state import TrainState, averaged, learning_rate
+from ddpm_jax.training.state import TrainState, apply_gradient, learning_rate
 
 # The log has a loss for each quarter of the chain of timesteps.
 QUARTERS = 4
@@ -95,14 +95,11 @@ def make_update(
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
         def advanced(state: TrainState, grads: Params) -> TrainState:
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
-            ema, extra_ema = averaged(state, params, train)
-            history = state.loss_history
-            if history is not None:
-                history = update_history(history, examples["t"], numbers["loss"])
-            none = jnp.zeros_like(state.skipped)
-            return TrainState(state.step, params, ema, opt_state, none, history, extra_ema)
+            new = apply_gradient(state, grads, optimizer, train)
+            if state.loss_history is None:
+                return new
+            history = update_history(state.loss_history, examples["t"], numbers["loss"])
+            return new._replace(loss_history=history)
 
         def skipped(state: TrainState, _: Params) -> TrainState:
             return state._replace(skipped=state.skipped + 1)

@@ -111,7 +111,7 @@ def nothing(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         "learning_rate": one,
         "skipped": jnp.zeros((), jnp.int32),
         "step": state.step,
-        "suspect_t": jnp.full(len(batch["x"]), -1),
+        "nonfinite_t": jnp.full(len(batch["x"]), -1),
     }
     return state._replace(step=state.step + 1), metrics
 

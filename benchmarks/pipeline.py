@@ -3,8 +3,8 @@
 IMAGES pieces of scikit-learn's two photographs, 64 x 64. Ours: train_batches, as training reads.
 The peer: a PyTorch DataLoader with a worker for each core, whose images go the way that OpenAI's
 code sends them: PIL, RGB, mirrored at random, float32 in [-1, 1], channels first. Ours leaves
-pixels uint8 until they are on the device, and keeps small sets decoded after the first epoch; the
-measurements begin with the second, and the first is told too.
+pixels uint8 until they are on the device, and keeps small sets decoded after the first epoch. The
+measurements begin with the second epoch; the first is reported too.
 """
 
 import os

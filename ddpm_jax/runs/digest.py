@@ -1,4 +1,4 @@
-"""A digest that tells trees of arrays apart, to the bit."""
+"""A digest of trees of arrays, by which two can be compared bit for bit."""
 
 import hashlib
 from typing import Any
@@ -10,7 +10,7 @@ from ddpm_jax.runtime.devices import to_host
 
 
 def sha256(tree: Any) -> str:
-    """Digest of every array of a tree, its path, type and bytes; all processes must ask for it."""
+    """SHA-256 over the path, type, shape and bytes of every array. All processes must call it."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.asarray(to_host(leaf))

@@ -1,12 +1,27 @@
-"""A run folder: its config, and whether it holds another run."""
+"""A run folder: its config, its lock, and whether it holds another run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ddpm_jax.config import Config, serialization
 from ddpm_jax.diffusion.process import VARIANCES
 from ddpm_jax.errors import UserError
-from ddpm_jax.runs import checkpoints
+from ddpm_jax.runs import checkpoints, lock
+from ddpm_jax.runtime import processes
 from ddpm_jax.runtime.files import replacing
+
+
+@contextmanager
+def run_folder(workdir: Path, config: Config) -> Iterator[None]:
+    """A run folder that no other training may enter during the block; see `create_run_folder`.
+
+    Raises:
+      UserError: another training has it, it holds another run, or it cannot be written.
+    """
+    with lock.locked(workdir):
+        processes.on_main_process(lambda: create_run_folder(workdir, config))
+        yield
 
 
 def create_run_folder(workdir: Path, config: Config) -> None:

@@ -1,4 +1,4 @@
-"""The log of a run: metrics.jsonl, the same numbers for TensorBoard, and a progress bar."""
+"""The log of a run: metrics.jsonl, and the same numbers for TensorBoard."""
 
 import json
 import math
@@ -18,15 +18,15 @@ from ddpm_jax.runtime.files import replacing
 class MetricsLog(AbstractContextManager):
     """Appends to `workdir`/metrics.jsonl and `workdir`/tensorboard; a context manager.
 
-    Opening it drops what an earlier run logged after `start_step`, the step of the checkpoint that
-    is resumed from, so that each step is there once; `earlier` holds the records that are left.
-    Every line reaches the files before the call returns. An `OSError`, as of a full disk, is raised
-    to the caller. Of several processes the first writes, and all know `earlier`.
+    Opening the log drops the records of steps after `start_step`, the step that a run resumes from,
+    so that each step is there once. `earlier` holds the records that are left. Every line reaches
+    the file before the call returns. An `OSError`, as on a full disk, goes to the caller. Of
+    several processes only the first writes, and all have `earlier`.
     """
 
     def __init__(self, workdir: str | Path, start_step: int) -> None:
-        # tensorboardX's SummaryWriter would write from a thread of its own. If that dies, of a full
-        # disk, the bounded queue to it fills up and training hangs instead of failing.
+        # tensorboardX's SummaryWriter writes from a thread. If that dies, as on a full disk, its
+        # bounded queue fills up and training hangs instead of failing.
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import SessionLog
 
@@ -54,9 +54,9 @@ class MetricsLog(AbstractContextManager):
         self._write_board(step, summary=Summary(value=tags))
 
     def event(self, name: str, **fields: Any) -> None:
-        """Logs {"event": name, ...} in metrics.jsonl alone; `fields` must be what JSON can hold.
+        """Logs {"event": name, ...}, in metrics.jsonl only. `fields` must fit into JSON.
 
-        With a field "step" the line is dropped by a run that resumes from before that step.
+        A run that resumes before the "step" among the fields drops the line.
         """
         self._write_line({"event": name, **fields})
 
@@ -88,7 +88,7 @@ class MetricsLog(AbstractContextManager):
 
 
 def read_records(path: str | Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file of lines, without those that are torn or hold anything else."""
+    """The JSON objects in a file, one a line. Skips torn lines and those of other types."""
     records = []
     for line in Path(path).read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
@@ -101,7 +101,7 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _rewind(path: Path, start_step: int) -> list[dict[str, Any]]:
-    """Drops unreadable lines, those of later steps and the end, in one atomic replacement.
+    """Drops unreadable lines, those of later steps and the "finished" event, atomically.
 
     Returns the records that are left.
     """
@@ -121,7 +121,7 @@ def _rewind(path: Path, start_step: int) -> list[dict[str, Any]]:
 
 
 def _jsonable(value: Any) -> Any:
-    """`value` with arrays as lists or numbers, and None for NaN and infinity, which JSON lacks."""
+    """`value` with arrays as lists or numbers, and None in place of NaN and infinity."""
     if isinstance(value, dict):
         return {key: _jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Huge pages for the memory that XLA's programs on CPU pass through."""
+"""Huge pages for the scratch memory of XLA's programs on a CPU."""
 
 import os
 import sys
@@ -8,13 +8,13 @@ VARIABLE, HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 MODE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
-def ask() -> None:
-    """Starts this script anew, once, with an allocator that asks Linux for huge pages.
+def restart_with_huge_pages() -> None:
+    """Restarts this script once, as the same process, with huge pages for its memory.
 
-    XLA allocates the scratch memory of a program at each call, hundreds of MB, and the kernel
-    zeroes it: in pages of 2 MB rather than 4 kB, a training step is 1.06 to 1.15 times as fast.
-    glibc reads this setting where a process starts, and nowhere else. Nothing happens in a process
-    that `python SCRIPT ...` did not start, as a notebook or a debugger.
+    XLA allocates the scratch memory of a program, hundreds of MB, at each call, and the kernel
+    fills it with zeros. In pages of 2 MB rather than 4 kB, a training step is 1.06 to 1.15 times as
+    fast. glibc reads the setting only when a process starts. Does nothing in a process that was not
+    started by `python SCRIPT ...`, such as a notebook or a debugger.
     """
     options = sys.orig_argv[1 : -len(sys.argv)]
     plain = all(option.startswith("-") and option != "-m" for option in options)
@@ -24,10 +24,10 @@ def ask() -> None:
 
 
 def setting() -> str:
-    """GLIBC_TUNABLES for a process with huge pages, "" if it is to stay as it is.
+    """The value of GLIBC_TUNABLES that asks for huge pages; "" if nothing is to be changed.
 
-    That is where somebody has set huge pages on or off, and where Linux does not leave the choice
-    to the program (its mode is not `madvise`).
+    Nothing is changed if the user has set huge pages on or off, or if Linux does not leave the
+    choice to the program (its mode is not `madvise`).
     """
     tunables = os.environ.get(VARIABLE, "")
     try:

@@ -1,8 +1,8 @@
 """Several processes as one program: how they find each other, agree, and end together.
 
-Each process runs the same script and drives its own devices. What one of them decides from files or
-from a clock the others must learn, for all have to run the same programs in the same order. A
-process alone pays nothing: it contacts nobody and waits for nothing.
+Each process runs the same script and drives its own devices. All must run the same programs on
+these in the same order. So whatever depends on files or on a clock, one process decides and the
+others learn from it. A single process contacts nobody and waits for nothing.
 """
 
 import os
@@ -25,32 +25,50 @@ from ddpm_jax.runtime.script import reporting_errors
 T = TypeVar("T")
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-# What only a launcher's processes have in their environment, and where it says how many they are.
+# A variable that only the processes of a launcher have -> the variable with their number.
 LAUNCHERS = {
     "OMPI_MCA_orte_hnp_uri": "OMPI_COMM_WORLD_SIZE",
     "SLURM_STEP_NODELIST": "SLURM_NTASKS",
 }
 JOIN_SECONDS = 300  # until all processes must have started
-LEAVE_SECONDS = 30  # that a process which failed waits for others that fail in the same way
+LEAVE_SECONDS = 30  # a process that failed waits so long for others that fail in the same way
 
 
 def join(options: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os.environ) -> None:
-    """Makes this process one of several, if its environment says so; before JAX's first use.
+    """Makes this process one of several, if its environment says so. Call it before JAX is used.
 
-    That is: JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID;
-    or `srun`, `mpirun` or a TPU pod, where JAX finds the others by itself and any of the three
-    takes precedence. JAX_NUM_PROCESSES=1 is a process alone. From then on only the first process
-    writes to stdout, and a signal to any of them stops all, at their next `signals.check()`.
+    The environment names the others in one of two ways. JAX_COORDINATOR_ADDRESS (host:port of the
+    first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID say it all. Under `srun`, `mpirun` or on a
+    TPU pod JAX finds the others itself; the three variables take precedence where they are set.
+    With JAX_NUM_PROCESSES=1 the process stays a single one.
+
+    Afterwards only the first process writes to stdout, and a signal to any of them stops all of
+    them at their next `signals.check()`.
+
+    If some process does not come within JOIN_SECONDS, the others end with a line and exit code 2.
 
     Raises:
-      UserError: the variables make no sense, or no service can be started at the address, or the
-        processes were given different `options`. If not all processes come within JOIN_SECONDS,
-        the same in one line and exit code 2.
+      UserError: the variables make no sense, no service can be started at the address, or the
+        processes have different `options`.
     """
     known = arguments(environ)
     if known is None:
         return
-    # JAX aborts with a stack trace when it gives up: we are a little faster, and say it in a line.
+    _meet(known)
+    signals.stop_together(lambda signum: int(_gathered(signum).max()))
+    if not is_main_process():
+        sys.stdout.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # silences C++ too
+    # Also because Gloo waits only 30 s for the others at their first exchange; later, for ever.
+    assert_equal_across_processes(options or {})
+
+
+def _meet(known: Mapping[str, Any]) -> None:
+    """Starts `jax.distributed`; ends the process with a line and code 2 after JOIN_SECONDS.
+
+    Raises UserError if no service can be started at the address.
+    """
+    # JAX gives up with a stack trace, 30 s later than this timer, which prints one line.
     at = known.get("coordinator_address", "the first")
     who = f"process {known['process_id']}" if "process_id" in known else "this process"
     late = (
@@ -60,7 +78,7 @@ def join(options: Mapping[str, Any] | None = None, environ: Mapping[str, str] = 
     watchdog = threading.Timer(JOIN_SECONDS, _leave, (2, late))
     watchdog.daemon = True
     watchdog.start()
-    # Its service would take the place of our handler of SIGTERM.
+    # This service would replace our handler of SIGTERM.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(**known, initialization_timeout=JOIN_SECONDS + 30)
@@ -71,16 +89,10 @@ def join(options: Mapping[str, Any] | None = None, environ: Mapping[str, str] = 
         ) from error
     finally:
         watchdog.cancel()
-    signals.stop_together(lambda signum: int(_gathered(signum).max()))
-    if not is_main_process():
-        sys.stdout.flush()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that C++ is quiet too
-    # Also because Gloo waits 30 s at the first meeting, and from then on long enough for anything.
-    assert_equal_across_processes(options or {})
 
 
 def arguments(environ: Mapping[str, str]) -> dict[str, Any] | None:
-    """What `jax.distributed.initialize` is to be told; None for a process alone.
+    """The arguments of `jax.distributed.initialize`; None for a single process.
 
     Raises UserError for variables that make no sense.
     """
@@ -127,7 +139,7 @@ def _number(given: Mapping[str, str], name: str) -> int | None:
 
 
 def _launched(environ: Mapping[str, str]) -> bool:
-    """Whether a launcher started several processes, which JAX then finds by itself."""
+    """True if a launcher started several processes, which JAX then finds by itself."""
     for mark, count in LAUNCHERS.items():
         if mark in environ:
             return environ.get(count, "1") != "1"
@@ -140,12 +152,12 @@ def _launched(environ: Mapping[str, str]) -> bool:
 
 
 def is_main_process() -> bool:
-    """Whether this process prints and writes what the run needs once; true of a process alone."""
+    """True in the one process that prints and writes files; true in a single process."""
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def on_main_process(make: Callable[[], T]) -> T:
-    """What `make()` returns or raises in the first process, in every process.
+    """Calls `make()` in the first process; returns its value, or raises its error, in all of them.
 
     For whatever depends on files or time. The value goes through pickle.
     """
@@ -164,7 +176,7 @@ def on_main_process(make: Callable[[], T]) -> T:
 
 
 def assert_equal_across_processes(values: Mapping[str, Any]) -> None:
-    """Raises UserError in all processes, naming what differs, if they give different values."""
+    """Raises UserError in all processes if their values differ; it names those that do."""
     first, *others = all_gather_objects(dict(values))
     differ = [
         f"{name} is {first.get(name)} in process 0 and {other.get(name)} in process {i}"
@@ -181,38 +193,40 @@ def assert_equal_across_processes(values: Mapping[str, Any]) -> None:
 
 
 def all_gather_objects(value: T) -> list[T]:
-    """The values of all processes, in their order. They go through pickle."""
+    """The values of all processes, in the order of the processes. They go through pickle."""
     if not jax.distributed.is_initialized():
         return [value]
     text = np.frombuffer(pickle.dumps(value), np.uint8)
     sizes = _gathered(len(text))
-    # A power of two, so that few programs are compiled; of integers that every device can send.
+    # Padded to a power of two, so that few programs are compiled, and sent as int32, which every
+    # device can send.
     room = max(2 ** int(sizes.max() - 1).bit_length(), 4)
     padded = np.resize(text, room).view(np.int32)
     texts = np.asarray(_allgather(padded)).reshape(len(sizes), -1)
-    each = (row.view(np.uint8)[:size] for row, size in zip(texts, sizes, strict=True))
-    return [pickle.loads(row.tobytes()) for row in each]
+    pickled = (row.view(np.uint8)[:size] for row, size in zip(texts, sizes, strict=True))
+    return [pickle.loads(row.tobytes()) for row in pickled]
 
 
 def _gathered(number: int) -> np.ndarray:
-    """The numbers of all processes, int32, in their order."""
+    """The numbers of all processes, int32 [processes]."""
     return _allgather(np.int32(number)).ravel()
 
 
 def _allgather(array: np.ndarray) -> np.ndarray:
-    """The arrays of all processes, once all else that this one has begun is done.
+    """The arrays of all processes. On CPU, waits first for all programs that are running.
 
-    On CPU two programs that do not wait for each other run in any order, in one process in another
-    than in the next, and Gloo then takes what one sends for what the other is to get.
+    Two programs on a CPU that do not depend on each other may run in different orders in different
+    processes. Gloo would then mistake the data of one program for that of the other.
     """
     if jax.default_backend() == "cpu":
         for pending in jax.live_arrays():
-            with suppress(RuntimeError):  # it has been donated meanwhile
+            with suppress(RuntimeError):  # it has been donated in the meantime
                 pending.block_until_ready()
     return multihost_utils.process_allgather(array)
 
 
 def _picklable(error: Exception) -> Exception:
+    """The error, or a RuntimeError with its text if it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -222,13 +236,13 @@ def _picklable(error: Exception) -> Exception:
 
 @contextmanager
 def exit_together() -> Iterator[None]:
-    """Around a script, and around what waits for nothing: a process that fails leaves at once.
+    """A process that fails in the block ends without waiting for the others.
 
-    At its exit JAX waits for all processes, and Orbax for what they save. Those that failed in the
-    same way get there too; the others hang in a program that needs this one. So a process that
-    failed says why, and waits LEAVE_SECONDS at most; one whose program over all of them failed,
-    most likely because another is gone, not at all. JAX ends the others when it misses one: when it
-    hears of it, or after 100 s.
+    At exit JAX waits for all processes, and Orbax for their saves. Processes that failed in the
+    same way come to that point too. Others would hang in a program that needs this process. So a
+    process that failed prints why, and ends after LEAVE_SECONDS at most. It ends at once if the
+    failure is that of a program over all processes, most likely because another one has gone. JAX
+    ends the others as soon as it learns that one has gone, or after 100 s.
     """
     try:
         with reporting_errors() if jax.distributed.is_initialized() else nullcontext():
@@ -249,7 +263,7 @@ def exit_together() -> Iterator[None]:
 
 
 def _leave(code: Any, message: str = "") -> None:
-    """Ends the process without any farewell."""
+    """Ends the process at once, without waiting for threads or other processes."""
     sys.stderr.write(message)
     sys.stderr.flush()
     sys.stdout.flush()

@@ -12,12 +12,12 @@ class Progress(tqdm):
     """A tqdm bar that can be advanced by fractions."""
 
     def update(self, n: float = 1) -> bool | None:
-        # Fractions can add up to a hair more than the total, of which tqdm would warn.
+        # By rounding, fractions can add up to slightly more than the total; tqdm would warn.
         return super().update(min(n, self.total - self.n))
 
 
 class _Lines:
-    """What tqdm takes for a file; each redrawing becomes a line of stderr."""
+    """A file for tqdm that turns each redrawing of a bar into a line on stderr."""
 
     def write(self, text: str) -> None:
         if line := text.strip():
@@ -29,8 +29,8 @@ def progress(
 ) -> Progress:
     """A bar on stderr with the time left; a line every 30 s where stderr is not a terminal.
 
-    To be closed, or used in a `with`. It starts at `initial` of `total`, and is shown if the work
-    takes longer than `delay_seconds`, by the first of several processes.
+    It starts at `initial` of `total`, and appears once the work takes longer than `delay_seconds`.
+    Of several processes only the first shows it. Close it, or use it in a `with` statement.
     """
     options = {"total": total, "initial": initial, "unit": f" {unit}", "desc": description}
     options |= {"delay": delay_seconds, "leave": not delay_seconds}
@@ -41,4 +41,6 @@ def progress(
     else:
         line = "{desc}: {n:.0f}/{total}{unit}s, {elapsed} gone, {remaining} left, {rate_fmt}"
         options |= {"mininterval": 30, "file": _Lines(), "bar_format": line + "{postfix}"}
+        # The second of two bars would go to the next row of the terminal by escape codes.
+        options |= {"position": 0}
     return Progress(**options, miniters=1, disable=not processes.is_main_process())

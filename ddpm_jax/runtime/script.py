@@ -1,9 +1,10 @@
-"""A script's frame: one line for what was foreseen, an exit code, warnings as plain lines."""
+"""The frame of a script: foreseen errors as one line and an exit code, warnings as plain lines."""
 
 import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from ddpm_jax.errors import RunError, UserError
 from ddpm_jax.runtime import signals
@@ -12,22 +13,22 @@ from ddpm_jax.runtime import signals
 def start_logging() -> None:
     """Shows the project's warnings as plain lines on stderr."""
     logging.basicConfig(level=logging.WARNING)
-    for handler in logging.getLogger().handlers:  # some library may have added its own before us
+    for handler in logging.getLogger().handlers:  # a library may have added one before
         handler.setFormatter(logging.Formatter("%(message)s"))
-    # Orbax logs what it raises too, with tracebacks, once in each of its threads.
+    # Orbax raises its errors, and logs them as well, with tracebacks, once in each of its threads.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Runs a script's main function; reports what was foreseen in one line on stderr."""
+    """Runs a script's main function; signals and foreseen errors end it with one line on stderr."""
     with signals.listening(), reporting_errors():
         main()
 
 
 @contextmanager
 def reporting_errors() -> Iterator[None]:
-    """What was foreseen becomes a line on stderr, and SystemExit with the code for it."""
+    """Turns foreseen errors into a line on stderr and SystemExit with the contract's exit code."""
     try:
         yield
     except UserError as error:
@@ -44,6 +45,6 @@ def reporting_errors() -> Iterator[None]:
         _end(signals.EXIT_CODE, f"stopped by {stop}; the same command goes on")
 
 
-def _end(code: int, line: str) -> None:
+def _end(code: int, line: str) -> NoReturn:
     print(line, file=sys.stderr)
     sys.exit(code)

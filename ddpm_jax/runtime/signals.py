@@ -1,11 +1,16 @@
-"""SIGTERM and SIGINT end a script at a safe point, with an exit code that says: run it again.
+"""SIGTERM and SIGINT (Ctrl-C) end a script at a safe point, with an exit code: run it again.
 
-A signal raises `Interrupted` where Python is, as Ctrl-C raises KeyboardInterrupt, or as soon as a
-compilation hands control back. That is safe wherever files appear whole or not at all. Inside of
-`deferred()`, where there is more to lose, it waits for the next `check()`; so it does everywhere
-in one of several processes, for they can only stop together. What is raised amid a destructor or a
-callback of the garbage collector Python ignores; then it is raised once more. A second signal ends
-the process at once, also amid a compilation; no file that was whole is lost by that.
+A signal raises `Interrupted` in the main thread, wherever Python is, as Ctrl-C usually raises
+KeyboardInterrupt. During a compilation Python does not run, and the exception waits for its end.
+This is safe, because files appear whole or not at all.
+
+Two things make a signal wait for the next `check()` instead: a block of `deferred()`, which has
+state to save, and a program of several processes, which can only stop together.
+
+Python ignores exceptions in destructors and in callbacks of the garbage collector. An `Interrupted`
+that is lost there is raised again.
+
+A second signal ends the process at once, even during a compilation. No whole file is lost by that.
 """
 
 import os
@@ -20,21 +25,21 @@ from typing import Any, ParamSpec
 
 P = ParamSpec("P")
 
-EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: not done, and to be run again
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: not done; run it again
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-AGREE_EVERY_STEPS = 10  # between looks at the other processes, which wait for each other there
-PATIENCE_SECONDS = 3.0  # before somebody at a terminal is told what is waited for
-AGAIN_SECONDS = 0.01  # after which what Python ignored is raised once more
+AGREE_EVERY_STEPS = 10  # several processes wait for each other so often, to agree on a stop
+PATIENCE_SECONDS = 3.0  # after which a line explains why a signal has not ended the script yet
+RETRY_SECONDS = 0.01  # after which an exception that Python ignored is raised again
 
-_received: int = 0  # the signal, once there was one
+_received: int = 0  # the first signal; 0: none yet
 _deferring = False
-_agree: Callable[[int], int] | None = None  # of several processes: on what any of them received
+_agree: Callable[[int], int] | None = None  # with several processes: the signal that any received
 
 
 class Interrupted(BaseException):
-    """A signal came. `str()` names it, and says what was `done` about it.
+    """A signal came. `str()` is its name and what was `done` before the stop.
 
-    No `Exception`, so that nothing that handles errors takes it for one.
+    It is no `Exception`, so that code which handles errors lets it pass.
     """
 
     def __init__(self, signum: int, done: str = "") -> None:
@@ -44,9 +49,9 @@ class Interrupted(BaseException):
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Signals raise `Interrupted` in the block, which runs in the main thread or hears none.
+    """Signals raise `Interrupted` in the block. Outside the main thread it changes nothing.
 
-    One that the parent told us to ignore, as `nohup` and a shell's `&` do, stays ignored.
+    A signal that the parent process ignores, as under `nohup` and a shell's `&`, stays ignored.
     """
     global _received, _deferring
     if threading.current_thread() is not threading.main_thread():
@@ -56,45 +61,56 @@ def listening() -> Iterator[None]:
     handlers = {
         signum: _handle for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN
     }
-    handlers[signal.SIGALRM] = _again
+    handlers[signal.SIGALRM] = _raise_again
     print_ignored = sys.unraisablehook
 
     def ignored(unraisable: Any) -> None:
         if isinstance(unraisable.exc_value, Interrupted):
-            signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)  # here it would be ignored, too
+            signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)  # raised here, it would be lost too
         else:
             print_ignored(unraisable)
 
-    sys.unraisablehook = ignored
-    # Python runs its handlers in the main thread, once XLA has given it back. The bytes that it
-    # writes to this pipe, one a signal, reach another thread at once.
+    with _watching():
+        sys.unraisablehook = ignored
+        old = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
+        try:
+            yield
+        finally:
+            _deferring = True  # nothing would catch an exception from here on
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            sys.unraisablehook = print_ignored
+            for signum, handler in old.items():
+                signal.signal(signum, handler)
+            _received, _deferring = 0, False
+
+
+@contextmanager
+def _watching() -> Iterator[None]:
+    """A thread that receives signals even while XLA runs in the main thread.
+
+    Python calls signal handlers in the main thread, and only when XLA is not running there. It also
+    writes a byte for each signal to a pipe, which another thread can read at once.
+    """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     old_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    old = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
-    watch = threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True)
-    watch.start()
+    thread = threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        _deferring = True  # nobody is left to catch it
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        sys.unraisablehook = print_ignored
-        for signum, handler in old.items():
-            signal.signal(signum, handler)
         signal.set_wakeup_fd(old_writer)
         os.close(writer)  # ends the thread
-        watch.join()
+        thread.join()
         os.close(reader)
-        _received, _deferring = 0, False
 
 
 @contextmanager
 def deferred(on_stop: Callable[[], str] | None = None) -> Iterator[None]:
-    """In the block a signal waits for `check()` or for its end. Either end is a safe point.
+    """In the block a signal waits for `check()`. The start and the end of the block check too.
 
-    `on_stop()` then saves what there is to save, and says what it did for the line that the script
-    ends with.
+    `on_stop()` is called when a signal stops the block. It saves what there is to save, and returns
+    a phrase about that for the script's last line.
     """
     global _deferring
     check()
@@ -111,30 +127,31 @@ def deferred(on_stop: Callable[[], str] | None = None) -> Iterator[None]:
 def check() -> None:
     """A safe point: raises `Interrupted` if a signal came.
 
-    Several processes must all pass it, for they compare notes there: all of them raise, or none.
+    Of several processes all must call it. They exchange what they received, and all raise or none.
     """
     if signum := _agree(_received) if _agree else _received:
-        signal.setitimer(signal.ITIMER_REAL, 0)  # else it might be raised again
+        signal.setitimer(signal.ITIMER_REAL, 0)  # so that it is not raised again
         raise Interrupted(signum)
 
 
 def check_together(step: int) -> None:
-    """A safe point after `step`, for several processes only every AGREE_EVERY_STEPS."""
+    """A safe point after `step`. Several processes check only every AGREE_EVERY_STEPS steps."""
     if _agree is None or step % AGREE_EVERY_STEPS == 0:
         check()
 
 
 def stop_together(agree: Callable[[int], int]) -> None:
-    """Says that this process is one of several: from now on it stops at a `check()` alone.
+    """Makes this process, one of several, stop only at a `check()`.
 
-    `agree(signum)` waits for all of them, and returns what any of them received, the same in each.
+    `agree(signum)` gets the signal that this process received, or 0. It waits for all processes,
+    and returns in each of them the same signal: one that any of them received, or 0.
     """
     global _agree
     _agree = agree
 
 
 def with_stop_check(function: Callable[P, object]) -> Callable[P, None]:
-    """`function` with a safe point behind it, such as the `update` of a progress bar."""
+    """`function`, followed by a safe point; for callbacks such as a progress bar's `update`."""
 
     def call(*args: P.args, **kwargs: P.kwargs) -> None:
         function(*args, **kwargs)
@@ -150,31 +167,31 @@ def _handle(signum: int, frame: FrameType | None) -> None:
         raise Interrupted(signum)
 
 
-def _again(signum: int, frame: FrameType | None) -> None:
+def _raise_again(signum: int, frame: FrameType | None) -> None:
     if _received and not _deferring and _agree is None:
         raise Interrupted(_received)
 
 
 def _watch(reader: int) -> None:
-    """Ends the process at the second signal; tells of the first if it takes long."""
-    if not _signal(reader):
+    """Ends the process at the second signal; prints a line if the first one takes long."""
+    if not _next_signal(reader):
         return
     if not select.select([reader], [], [], PATIENCE_SECONDS)[0]:
-        _say("stops at the next safe point; once more to stop at once")
-    if second := _signal(reader):
-        _say(f"stopped at once by a second signal, {second}; the same command goes on")
+        _print_line("stops at the next safe point; once more to stop at once")
+    if second := _next_signal(reader):
+        _print_line(f"stopped at once by a second signal, {second}; the same command goes on")
         os._exit(EXIT_CODE)
 
 
-def _signal(reader: int) -> str:
-    """Waits for a signal of ours, whose name it returns; "" if there will be none."""
+def _next_signal(reader: int) -> str:
+    """Waits for one of SIGNALS, and returns its name; "" once the pipe is closed."""
     while byte := os.read(reader, 1):
         if byte[0] in SIGNALS:
             return signal.Signals(byte[0]).name
     return ""
 
 
-def _say(line: str) -> None:
-    """Writes a line to stderr, past `sys.stderr`, whose lock the main thread may have."""
+def _print_line(line: str) -> None:
+    """Writes a line to stderr without `sys.stderr`, whose lock the main thread may hold."""
     with suppress(OSError):
         os.write(2, f"{line}\n".encode())

@@ -1,1 +1,1 @@
-"""Training: state, step, log and the pictures on the way."""
+"""Training: the loop and its evaluators, the state, the step, validation and the dry run."""

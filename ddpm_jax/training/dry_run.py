@@ -25,10 +25,10 @@ def report(
     mesh: Mesh,
     train_step: Callable,
 ) -> Iterator[str]:
-    """Lines about the run that would begin with `abstract`, the slowest to find out last.
+    """Yields lines about a run that starts with `abstract`, the slowest one last.
 
-    `train_step` is compiled for the peak of memory, which takes about as long as the first step of
-    the run does; all else is found without.
+    That is the peak of memory, for which `train_step` is compiled; it takes about as long as the
+    first step of the run. The others need no compilation.
     """
     model, train = config.model, config.train
     yield "dry run: nothing is trained, nothing is written"
@@ -40,10 +40,10 @@ def report(
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
     yield f"devices      {mesh.devices.size} of kind {device.device_kind}; mesh: {axes}"
     yield from state_table(abstract, sharding)
-    kept = in_bytes(abstract)
+    size = in_bytes(abstract)
     yield (
-        f"checkpoint   {si(kept, 'B')}; {train.keep_checkpoints} are kept: "
-        f"{si(train.keep_checkpoints * kept, 'B')}"
+        f"checkpoint   {si(size, 'B')}; {train.keep_checkpoints} are kept: "
+        f"{si(train.keep_checkpoints * size, 'B')}"
     )
     yield memory_line(train_step, abstract, abstract_batch(config), device.platform)
 
@@ -51,8 +51,8 @@ def report(
 def flops_line(config: Config, network: Network, abstract: TrainState) -> str:
     """FLOPs of an image in a training step, optimizer and averages included, and in an evaluation.
 
-    A step that accumulates gradients does so in a loop, whose body XLA counts once: it is counted
-    as one that does not. What `remat` computes anew is counted.
+    XLA counts the body of a loop only once, so a step with micro-batches is counted as one without.
+    The recomputation of `remat` is included.
     """
     evaluation = evaluation_flops(config, network)
     if evaluation is None:
@@ -69,15 +69,15 @@ def flops_line(config: Config, network: Network, abstract: TrainState) -> str:
 
 
 def state_table(abstract: TrainState, sharding: Any) -> Iterator[str]:
-    """Arrays, those of them that are split over devices, and bytes, in all and on each device."""
-    parts = {
+    """For each part of the state: arrays, how many of them are split, bytes, bytes a device."""
+    rows = {
         "parameters": ("params",),
         "averages": ("ema", "extra_ema"),
         "optimizer": ("opt_state",),
         "state in all": TrainState._fields,
     }
     yield f"{'state':12} {'arrays':>7} {'split':>7} {'bytes':>12} {'a device':>12}"
-    for name, fields in parts.items():
+    for name, fields in rows.items():
         arrays, places = (
             jax.tree.leaves([getattr(tree, field) for field in fields])
             for tree in (abstract, sharding)
@@ -92,24 +92,24 @@ def state_table(abstract: TrainState, sharding: Any) -> Iterator[str]:
 
 
 def memory_line(train_step: Callable, abstract: TrainState, batch: Batch, platform: str) -> str:
-    """The peak of memory on a device, by XLA's analysis of the step compiled for this platform."""
+    """The peak of memory on a device, by XLA's analysis of the step, compiled for this platform."""
     started = time.monotonic()
     found = train_step.lower(abstract, batch).compile().memory_analysis()
     seconds = time.monotonic() - started
     if found is None:
         return f"memory       not known: XLA does not analyse it for {platform}"
-    held = found.argument_size_in_bytes
-    # What is donated comes out in the place of what went in.
-    passing = found.output_size_in_bytes - found.alias_size_in_bytes + found.temp_size_in_bytes
+    kept = found.argument_size_in_bytes
+    # Donated arrays share their memory with outputs.
+    temporary = found.output_size_in_bytes - found.alias_size_in_bytes + found.temp_size_in_bytes
     return (
-        f"memory       {si(held + passing, 'B')} a device at the peak of a step: {si(held, 'B')} "
-        f"of state and batch, {si(passing, 'B')} for a while (as XLA lays it out for {platform}; "
+        f"memory       {si(kept + temporary, 'B')} a device at the peak of a step: {si(kept, 'B')} "
+        f"of state and batch, {si(temporary, 'B')} for a while (as XLA lays it out for {platform}; "
         f"compiled in {seconds:.0f} s)"
     )
 
 
 def abstract_batch(config: Config) -> Batch:
-    """A global batch as training gets it."""
+    """The shapes and types of a global batch in training."""
     points = config.data.name == "s_curve"
     size, dtype = config.train.batch_size, jnp.float32 if points else jnp.uint8
     return {
@@ -119,7 +119,7 @@ def abstract_batch(config: Config) -> Batch:
 
 
 def in_bytes(tree: Any) -> int:
-    """Of all arrays of a tree."""
+    """The bytes of all arrays of a tree."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 

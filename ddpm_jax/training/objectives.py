@@ -1,4 +1,4 @@
-"""What a network is trained to do: a loss for each example, and numbers for the log beside it."""
+"""Training objectives: a loss for each example, and further numbers for the log."""
 
 from collections.abc import Callable
 
@@ -14,20 +14,13 @@ from ddpm_jax.models import Network, Params
 # "x": float [B, ...] in [-1, 1], "label": int32 [B], "t": int32 [B], "noise": as "x", "weight":
 # float [B], of each example in the mean; for super-resolution "low_res": float [B, h, w, C].
 Examples = dict[str, jax.Array]
-# objective(params, examples, dropout_key) -> numbers of each example, float32 [B], by name; the
-# one called "loss" is minimised.
+# objective(params, examples, dropout_key) -> {name: number of each example, float32 [B]}. "loss" is
+# minimised; the others are only logged.
 Objective = Callable[[Params, Examples, jax.Array | None], dict[str, jax.Array]]
 
 
-def make_objective(config: Config, diffusion: Diffusion, network: Network) -> Objective:
-    """The one that suits the kind of the network."""
-    if config.model.kind == "classifier":
-        return classification(config, diffusion, network)
-    return denoising(config, diffusion, network)
-
-
 def denoising(config: Config, diffusion: Diffusion, network: Network) -> Objective:
-    """The loss that `config.diffusion` names, and its parts, mse and vb, where there are two."""
+    """The loss that `config.diffusion` names, and its terms "mse" and "vb" if it has both."""
     settings = config.diffusion
     constants = WeightingSettings(settings.min_snr_gamma, settings.p2_gamma, settings.p2_k)
     weights = timestep_weights(diffusion, settings.weighting, settings.loss, constants)
@@ -45,8 +38,8 @@ def denoising(config: Config, diffusion: Diffusion, network: Network) -> Objecti
             settings.loss,
             weights,
         )
-        parts = {} if losses.mse is None or losses.vb is None else losses._asdict()
-        return parts | {"loss": losses.loss}
+        terms = {} if losses.mse is None or losses.vb is None else losses._asdict()
+        return terms | {"loss": losses.loss}
 
     return objective
 
@@ -54,8 +47,8 @@ def denoising(config: Config, diffusion: Diffusion, network: Network) -> Objecti
 def classification(config: Config, diffusion: Diffusion, network: Network) -> Objective:
     """Cross-entropy of the class of a noisy image (Dhariwal and Nichol 2021, section 4).
 
-    Beside it the accuracy: whether the label is the likeliest class and, where there are more than
-    ten, whether it is among the five likeliest ("accuracy_top5").
+    "accuracy" is 1 if the label is the likeliest class. "accuracy_top5", which exists with more
+    than ten classes, is 1 if it is among the five likeliest.
     """
 
     def objective(
@@ -75,3 +68,12 @@ def classification(config: Config, diffusion: Diffusion, network: Network) -> Ob
         return numbers
 
     return objective
+
+
+# By `config.model.kind`.
+OBJECTIVES = {"unet": denoising, "mlp": denoising, "classifier": classification}
+
+
+def make_objective(config: Config, diffusion: Diffusion, network: Network) -> Objective:
+    """The objective of the config's kind of network."""
+    return OBJECTIVES[config.model.kind](config, diffusion, network)

@@ -1,7 +1,7 @@
-"""What is said of a step whose loss or gradient was not finite: its number, its examples, their t.
+"""Reports of skipped steps, whose loss or gradient was not finite: number, examples, timesteps.
 
-Such a step changes nothing but counters. One bad example is found by its name; losses that grow
-until nothing is finite any more show as whole batches.
+Such a step changes nothing but counters. The names show a single bad example; whole batches of
+names show a loss that grew until nothing was finite any more.
 """
 
 import logging
@@ -20,49 +20,51 @@ SHOWN_STEPS = 5  # on stderr, from start to stop
 
 logger = logging.getLogger("ddpm_jax")
 
-# report(step, suspect_t): the number of a step, and for each example of its global batch the t,
-# or -1 where the loss was finite: int32 [B].
+# report(step, nonfinite_t). nonfinite_t, int32 [B], holds a value for each example of the step's
+# global batch: its t if the example may be to blame, else -1.
 Report = Callable[[int, np.ndarray], None]
 
 
 def make_report(log: MetricsLog, source: Source, config: Config) -> Report:
-    """Writes {"event": "skipped", ...} into the log for each skipped step; warns of the first ones.
+    """Logs {"event": "skipped", ...} for each skipped step, and warns of the first few on stderr.
 
-    Of the event, "examples" are the suspects' numbers in the data set, or paths in its folder,
-    "positions" their places in the global batch, and "t" their timesteps; "count" is how many there
-    are, of which MAX_EXAMPLES are listed. All of the batch are suspects if only the gradient was
-    not finite.
+    The event lists the examples whose loss was not finite, or the whole batch if only the gradient
+    was not. "examples" are their numbers in the data set or their paths in its folder, "positions"
+    their places in the global batch, "t" their timesteps. "count" is the number of these examples;
+    at most MAX_EXAMPLES are listed.
     """
-    told = 0
+    reported = 0
 
-    def report(step: int, suspect_t: np.ndarray) -> None:
-        nonlocal told
-        event = _describe(step, suspect_t, source, config)
+    def report(step: int, nonfinite_t: np.ndarray) -> None:
+        nonlocal reported
+        event = _describe(step, nonfinite_t, source, config)
         log.event("skipped", **event)
-        told += 1
-        if told <= SHOWN_STEPS:
+        reported += 1
+        if reported <= SHOWN_STEPS:
             logger.warning("%s", _line(event, config.train.batch_size))
-        elif told == SHOWN_STEPS + 1:
+        elif reported == SHOWN_STEPS + 1:
             logger.warning("more steps were skipped: metrics.jsonl names their examples")
 
     return report
 
 
-def _describe(step: int, suspect_t: np.ndarray, source: Source, config: Config) -> dict[str, Any]:
-    positions = np.flatnonzero(suspect_t >= 0)
-    few = positions[:MAX_EXAMPLES]
+def _describe(step: int, nonfinite_t: np.ndarray, source: Source, config: Config) -> dict[str, Any]:
+    """The fields of the event."""
+    positions = np.flatnonzero(nonfinite_t >= 0)
+    listed = positions[:MAX_EXAMPLES]
     train = config.train
-    indices = batch_indices(len(source), train.batch_size, train.seed, step - 1)[few]
+    indices = batch_indices(len(source), train.batch_size, train.seed, step - 1)[listed]
     return {
         "step": step,
         "count": len(positions),
         "examples": [record_name(source, int(index)) for index in indices],
-        "positions": few,
-        "t": suspect_t[few],
+        "positions": listed,
+        "t": nonfinite_t[listed],
     }
 
 
 def _line(event: dict[str, Any], batch_size: int) -> str:
+    """The event as a line on stderr."""
     pairs = list(zip(event["examples"], event["t"], strict=True))[:SHOWN_EXAMPLES]
     shown = ", ".join(f"{name} (t = {t})" for name, t in pairs)
     more = ", ..." if event["count"] > len(pairs) else ""

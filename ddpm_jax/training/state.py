@@ -8,7 +8,7 @@ import optax
 
 from ddpm_jax.config import Config, TrainConfig
 from ddpm_jax.diffusion.timesteps import LossHistory, empty_history, follows_loss
-from ddpm_jax.models import Params
+from ddpm_jax.models import Network, Params
 
 
 class TrainState(NamedTuple):
@@ -18,8 +18,8 @@ class TrainState(NamedTuple):
     params: Params
     ema: Params  # running average of params
     opt_state: optax.OptState
-    skipped: jax.Array  # int32, non-finite steps in a row until now
-    loss_history: LossHistory | None  # of the sampler of t that follows the loss
+    skipped: jax.Array  # int32, non-finite steps in a row up to now
+    loss_history: LossHistory | None  # for the timestep sampler loss_second_moment
     extra_ema: dict[str, Params]  # further averages, by their decay
 
 
@@ -29,13 +29,20 @@ def init_state(
     """The state before the first step; the averages start at the parameters."""
 
     def copy() -> Params:
-        return jax.tree.map(jnp.copy, params)  # buffers of its own, for the state is donated
+        return jax.tree.map(jnp.copy, params)  # the state is donated, so no two may share a buffer
 
     zero = jnp.zeros((), jnp.int32)
     follows = follows_loss(config.diffusion.timestep_sampler)
     history = empty_history(config.diffusion.timesteps) if follows else None
     extra = {str(decay): copy() for decay in config.train.extra_ema_decays}
     return TrainState(zero, params, copy(), optimizer.init(params), zero.copy(), history, extra)
+
+
+def new_state(
+    config: Config, network: Network, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """The state before the first step, with the random parameters of the config's seed."""
+    return init_state(network.init(jax.random.key(config.train.seed)), optimizer, config)
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:
@@ -70,12 +77,15 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def ema_decay(step: jax.Array, decay: float, warmup: bool) -> jax.Array:
-    """`decay`, at first (1 + step) / (10 + step) so that the average forgets its start."""
+    """`decay`; with `warmup` at most (1 + step) / (10 + step).
+
+    The warm-up makes the average forget its random start.
+    """
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step) if warmup else 1.0)
 
 
 def averaged(state: TrainState, params: Params, config: TrainConfig) -> tuple[Params, dict]:
-    """`ema` and `extra_ema` of `state` one step on, towards `params`."""
+    """`ema` and `extra_ema` of `state`, moved one step towards `params`."""
 
     def towards_params(ema: Params, decay: float) -> Params:
         kept = ema_decay(state.step, decay, config.ema_warmup)
@@ -83,3 +93,19 @@ def averaged(state: TrainState, params: Params, config: TrainConfig) -> tuple[Pa
 
     extra = {decay: towards_params(ema, float(decay)) for decay, ema in state.extra_ema.items()}
     return towards_params(state.ema, config.ema_decay), extra
+
+
+def apply_gradient(
+    state: TrainState, grads: Params, optimizer: optax.GradientTransformation, config: TrainConfig
+) -> TrainState:
+    """The parameters after one update by the optimizer, and their averages."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema, extra_ema = averaged(state, params, config)
+    return state._replace(
+        params=params,
+        ema=ema,
+        opt_state=opt_state,
+        skipped=jnp.zeros_like(state.skipped),
+        extra_ema=extra_ema,
+    )

@@ -1,4 +1,4 @@
-"""What a network costs in FLOPs, and how much of the devices' peak a run reaches."""
+"""The FLOPs of a network, and the share of the devices' peak that a run reaches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,11 +10,11 @@ from jax.sharding import Mesh
 from ddpm_jax.config import Config, data_shape
 from ddpm_jax.models import Network
 
-# Training an image costs this many evaluations of the network: one forward, two backward.
+# Training on an image costs this many evaluations of the network: one forward, two backward.
 TRAINING_EVALUATIONS = 3
-# FLOP/s of one device without sparsity, by a part of its `device_kind`: of products of bfloat16 and
-# of float32 numbers. The latter as JAX multiplies them by default: NVIDIA's in TF32, TPU's rounded
-# to bfloat16. A device is a chip, but half a chip of TPU v2 and v3. The makers' data sheets.
+# (part of `device_kind`, FLOP/s in bfloat16, FLOP/s in float32): the peak of one device without
+# sparsity, from the makers' data sheets. float32 is multiplied as JAX does by default: in TF32 on
+# NVIDIA's devices, rounded to bfloat16 on TPUs. A device is a chip; half a chip of TPU v2 and v3.
 PEAKS = (
     ("B200", 2250e12, 1125e12),
     ("H200", 989e12, 494e12),
@@ -36,7 +36,7 @@ PEAKS = (
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """FLOP/s that a device could do in "bfloat16" or "float32"; None where that is not known."""
+    """The peak FLOP/s of a device in "bfloat16" or "float32"; None if that is not known."""
     for part, bfloat16, float32 in PEAKS:
         if part in device_kind:
             return bfloat16 if dtype == "bfloat16" else float32
@@ -46,9 +46,9 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
 def count_flops(function: Callable[..., Any], *inputs: Any) -> float | None:
     """FLOPs of one call on abstract `inputs`, by XLA's cost analysis; nothing is computed.
 
-    The program is analysed as it is lowered for CPU, before it is optimised, for GPUs and TPUs can
-    do neither; None if JAX was started without CPUs. A product counts as two, pixels of padding
-    not at all, and the body of a loop once, however often it runs.
+    The program is analysed as lowered for CPUs, before optimisation; backends of GPUs and TPUs
+    cannot do that. A multiplication with addition counts as two, the pixels of padding not at all,
+    and the body of a loop once, however often it runs. None if JAX was started without CPUs.
     """
     try:
         cpu = jax.local_devices(backend="cpu")[0]
@@ -71,9 +71,8 @@ def evaluation_flops(config: Config, network: Network) -> float | None:
 def make_rates(config: Config, network: Network, mesh: Mesh) -> Callable[[float], dict[str, float]]:
     """`rates(images_per_second)`, for the log.
 
-    {"model_flops_per_second": over all devices, "model_flops_utilisation": as a share of their
-    peak, where that is known}. What the network needs counts, not what is computed anew; {} if its
-    FLOPs are not known.
+    They are "model_flops_per_second", over all devices, and "model_flops_utilisation", its share of
+    their peak, where that is known. Recomputation does not count; {} if the FLOPs are not known.
     """
     flops = evaluation_flops(config, network)
     peak = peak_flops(mesh.devices.flat[0].device_kind, config.model.dtype)

@@ -1,4 +1,4 @@
-"""The objective on examples that are kept from training."""
+"""The loss on held-out examples, and early stopping by it."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -17,11 +17,11 @@ from ddpm_jax.diffusion.process import Diffusion
 from ddpm_jax.models import Network, Params
 from ddpm_jax.runtime.devices import replicated, shard_global_batch
 from ddpm_jax.training.metric_window import quarter_means
-from ddpm_jax.training.objectives import make_objective
-from ddpm_jax.training.step import Metrics, by_quarter
+from ddpm_jax.training.objectives import Examples, make_objective
+from ddpm_jax.training.step import Batch, Metrics, by_quarter
 
-MAX_EXAMPLES = 4096  # of a larger set, the first ones
-# Keeps its t and noise apart from those of training, sampling and evaluation of the same seed.
+MAX_EXAMPLES = 4096  # of a larger set, only the first ones are used
+# Separates its t and noise from those of training, sampling and evaluation with the same seed.
 VALIDATION = 0x7A11D
 
 
@@ -30,28 +30,15 @@ def make_validator(
 ) -> Callable[[Params], dict[str, float]]:
     """`validate(params) -> {"held_out_loss": ..., "held_out_loss_q0": ..., ...}`.
 
-    Each example of `source` comes with one t and one noise, the same every time, so that numbers of
-    different steps differ by the parameters alone. Nothing is dropped out, flipped or cropped at
-    random.
+    Each example of `source` has one t and one noise, the same at every validation, so that the
+    numbers of two steps differ only by the parameters. There is no dropout, random flip or crop.
     """
     num_timesteps = diffusion.schedule.num_timesteps
     objective = make_objective(config, diffusion, network)
 
     @partial(jax.jit, out_shardings=replicated(mesh))
-    def sums(params: Params, batch: dict[str, jax.Array]) -> Metrics:
-        x = to_model_range(batch["x"])
-        key = jax.random.fold_in(jax.random.key(0), VALIDATION)
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["index"])
-        # Stratified: neighbours in the set have their t in different parts of the chain.
-        shift = batch["index"] * 0.6180339887 + jax.random.uniform(key)
-        examples = {
-            "x": x,
-            "label": batch["label"],
-            "t": ((shift % 1) * num_timesteps).astype(jnp.int32),
-            "noise": jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys),
-            "weight": batch["real"],
-        }
-        examples |= low_res_of(config, x)
+    def quarter_sums(params: Params, batch: Batch) -> Metrics:
+        examples = _examples(config, num_timesteps, batch)
         return by_quarter(objective(params, examples, None), examples, num_timesteps)
 
     def validate(params: Params) -> dict[str, float]:
@@ -61,9 +48,9 @@ def make_validator(
             batch = {name: np.resize(a, (size, *a.shape[1:])) for name, a in batch.items()}
             batch["index"] = np.arange(first, first + size, dtype=np.int32)
             batch["real"] = (np.arange(size) < real).astype(np.float32)
-            found.append(sums(params, shard_global_batch(batch, mesh)))
+            found.append(quarter_sums(params, shard_global_batch(batch, mesh)))
             first += real
-        total: Any = jax.tree.map(lambda *parts: np.sum(parts, axis=0), *jax.device_get(found))
+        total: Any = jax.tree.map(lambda *batches: np.sum(batches, axis=0), *jax.device_get(found))
         weight = total["quarter_weight"]
         means = {name: by.sum() / weight.sum() for name, by in total["quarter_sums"].items()}
         numbers = means | quarter_means(total["quarter_sums"], weight)
@@ -72,11 +59,31 @@ def make_validator(
     return validate
 
 
-class EarlyStop:
-    """Whether the held-out loss has stopped falling: `over` after so many validations in a row.
+def _examples(config: Config, num_timesteps: int, batch: Batch) -> Examples:
+    """A batch with a timestep and noise for each example, functions of its "index" in the set.
 
-    It begins with what the log of the run already holds, so that a resumed run stops where it would
-    have stopped; 0 validations stop nothing.
+    Its weight is "real": 0 for the examples that only fill the last batch up.
+    """
+    x = to_model_range(batch["x"])
+    key = jax.random.fold_in(jax.random.key(0), VALIDATION)
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["index"])
+    # Stratified: neighbours in the set have their t in different parts of the chain.
+    shift = batch["index"] * 0.6180339887 + jax.random.uniform(key)
+    examples = {
+        "x": x,
+        "label": batch["label"],
+        "t": ((shift % 1) * num_timesteps).astype(jnp.int32),
+        "noise": jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys),
+        "weight": batch["real"],
+    }
+    return examples | low_res_of(config, x)
+
+
+class EarlyStop:
+    """`over` once this many validations in a row had no new lowest held-out loss; 0: never.
+
+    It starts from `records`, the entries of the run's log, so that a resumed run stops at the same
+    step as an undisturbed one.
     """
 
     def __init__(self, validations: int, records: Iterable[Mapping[str, Any]] = ()):
@@ -86,7 +93,10 @@ class EarlyStop:
                 self.add(record["held_out_loss"])
 
     def add(self, loss: float | None) -> float | None:
-        """Takes the loss of a validation; returns it if it is the lowest so far, to be kept."""
+        """Counts a validation. Returns its loss if it is the lowest so far, else None.
+
+        The checkpoint of the lowest loss is to be kept. Returns None if early stopping is off.
+        """
         lower = loss is not None and loss < self._lowest
         self._since = 0 if lower else self._since + 1
         if not lower:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import struct
 
 import numpy as np
@@ -11,8 +12,6 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 
 from ddpm_jax.runs.metrics_log import MetricsLog, read_records
-from ddpm_jax.runtime import progress as progress_module
-from ddpm_jax.runtime.progress import progress
 
 
 def read_events(workdir):
@@ -105,7 +104,7 @@ def test_failed_rewind_keeps_the_log(tmp_path, monkeypatch):
     def fail(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(progress_module.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
         MetricsLog(tmp_path, 5)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
@@ -137,39 +136,3 @@ def test_records_skip_what_is_not_an_object(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_bytes(b'{"step": 1}\n[2]\n3\n\n\xff\xfe\n{"step": 4}\n{"step": ')
     assert read_records(path) == [{"step": 1}, {"step": 4}]
-
-
-def test_progress_prints_few_whole_lines_without_a_terminal(capsys):
-    with progress(1000, 100, "step", "training") as bar:
-        for _ in range(900):
-            bar.set_postfix(loss=0.125, refresh=False)
-            bar.update(1)
-    lines = capsys.readouterr().err.split("\n")
-    assert lines[-1] == "" and len(lines) == 3, "the first, the last"
-    assert lines[0].startswith("training: 100/1000 steps")
-    assert lines[1].startswith("training: 1000/1000 steps") and "loss=0.125" in lines[1]
-    assert not any("\r" in line for line in lines)
-
-
-class Terminal(io.StringIO):
-    encoding = "utf-8"
-
-    def isatty(self):
-        return True
-
-    def fileno(self):
-        return 2
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(("columns", "redraws"), [(80, True), (0, False)])
-def test_progress_draws_a_bar_where_it_fits(monkeypatch, columns, redraws):
-    terminal = Terminal()
-    monkeypatch.setattr(progress_module.sys, "stderr", terminal)
-    size = progress_module.os.terminal_size((columns, 24))
-    monkeypatch.setattr(progress_module.os, "get_terminal_size", lambda _: size)
-    with progress(10, 0, "step", "training") as bar:
-        for _ in range(110):
-            bar.update(1 / 11)  # these add up to 10.000000000000012
-    assert ("\r" in terminal.getvalue()) == redraws
-    assert "10/10" in terminal.getvalue() and "0.99" not in terminal.getvalue()

@@ -102,8 +102,8 @@ def test_wrong_variables_are_named(variable, value, says, monkeypatch, capsys, t
 
 def test_who_waits_in_vain_says_so():
     script = (
-        "from ddpm_jax import errors, processes; processes.JOIN_SECONDS = 1; "
-        "errors.run_script(processes.join)"
+        "from ddpm_jax.runtime import processes, script; processes.JOIN_SECONDS = 1; "
+        "script.run_script(processes.join)"
     )
     given = environ(JAX_COORDINATOR_ADDRESS=f"localhost:{free_port()}")
     done = subprocess.run(

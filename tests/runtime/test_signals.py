@@ -19,7 +19,7 @@ from ddpm_jax.evaluation import guidance_sweep
 from ddpm_jax.runs import checkpoints, folder
 from ddpm_jax.runtime import signals
 from ddpm_jax.runtime.script import run_script
-from ddpm_jax.training import loop, validation
+from ddpm_jax.training import evaluators, validation
 from tests.run_folders import make_run, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +56,7 @@ def start_script(body: str) -> subprocess.Popen:
         [
             "import time",
             "from ddpm_jax.runtime import signals",
-            "from ddpm_jax.errors import run_script",
+            "from ddpm_jax.runtime.script import run_script",
             "def main():",
             *lines,
             "run_script(main)",
@@ -166,7 +166,7 @@ def test_a_signal_that_the_parent_ignores_stays_ignored():
 
 IGNORES = """
 import time
-from ddpm_jax.errors import run_script
+from ddpm_jax.runtime.script import run_script
 def main():
     print("ready", flush=True)
     time.sleep(0.5)
@@ -238,8 +238,8 @@ def test_a_run_stopped_at_any_moment_ends_as_if_undisturbed(
         ((train, "make_train_step"), None),
         ((train.devices, "shard_local_batch"), 1),  # before the first step compiles
         ((validation.EarlyStop, "add"), 2),
-        ((loop, "picture_inputs"), 3),
-        ((loop, "picture_inputs"), 3),  # it is drawn again
+        ((evaluators, "picture_inputs"), 3),
+        ((evaluators, "picture_inputs"), 3),  # it is drawn again
         ((train.devices, "shard_local_batch", 2), 5),
         ((checkpoints.Checkpoints, "save"), 6),
     ]:
@@ -273,7 +273,7 @@ def test_what_ends_a_run_amid_a_picture_costs_no_step(tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     arguments = ["--workdir", str(workdir), *PICTURES]
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(loop, "picture_inputs", mock.Mock(side_effect=MemoryError))
+        patch.setattr(evaluators, "picture_inputs", mock.Mock(side_effect=MemoryError))
         start(train.main, arguments, patch)
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["2"]
     assert start(train.main, arguments, monkeypatch) == 0
@@ -298,9 +298,9 @@ def test_a_signal_that_nobody_passed_on_is_heard_at_the_next_batch(
     arguments = ["--workdir", str(tiny_run), "--num", "8", "--out", str(tmp_path / "out")]
     progress = module.progress
 
-    def unheard(*told: Any) -> Any:
+    def unheard(*arguments: Any) -> Any:
         signals._received = signal.SIGTERM
-        return progress(*told)
+        return progress(*arguments)
 
     if module is guidance_sweep:
         make_run(

@@ -28,10 +28,11 @@ from ddpm_jax.runs import checkpoints as checkpoints_module, partial_results
 from ddpm_jax.runs.checkpoints import Checkpoints
 from ddpm_jax.runtime import devices, processes, signals
 from ddpm_jax.runtime.files import replacing
+from ddpm_jax.runtime.script import run_script
 
 folder = Path(sys.argv[1])
 
-def tell(**what):
+def report(**what):
     print(json.dumps(what), file=sys.stderr, flush=True)
 
 def agreements():
@@ -47,9 +48,9 @@ def agreements():
     try:
         processes.assert_equal_across_processes({"examples": 7 + jax.process_index(), "seed": 0})
     except errors.UserError as error:
-        tell(differ=str(error))
+        report(differ=str(error))
 
-def kept_parts():
+def partial_results_are_read():
     shared, own = folder / "part.npz", folder / f"{jax.process_index()}" / "part.npz"
     if processes.is_main_process():
         for path in (shared, own):
@@ -60,7 +61,7 @@ def kept_parts():
     processes.on_main_process = lambda make: sent.append(1) or on_main_process(make)
     paths = shared, own, folder / "none.npz"
     found = [partial_results.read_partial_together(path, ["x"]) for path in paths]
-    tell(parts=[part and part["x"].tolist() for part in found], sent=len(sent))
+    report(partial=[part and part["x"].tolist() for part in found], sent=len(sent))
 
 class State(NamedTuple):
     params: dict
@@ -78,23 +79,23 @@ def saved():
     with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
         checkpoints.save(1, State(weights, weights), '{"seed": 0}')
         checkpoints.wait()
-        tell(checksummed=(folder / "checkpoints/1/checksummed").exists())
+        report(checksummed=(folder / "checkpoints/1/checksummed").exists())
 
 def stops(name, safe_point):
     try:
         for n in range(1, 2000):
             if n == 15:
-                tell(ready=name)
+                report(ready=name)
             time.sleep(0.01)
             safe_point(n)
     except signals.Interrupted:
-        tell(**{name: n})
+        report(**{name: n})
         raise
 
 def first():
     processes.join()
     agreements()
-    kept_parts()
+    partial_results_are_read()
     saved()
     stops("steps", signals.check_together)
 
@@ -103,15 +104,15 @@ def second():
 
 for main in (first, second):
     try:
-        errors.run_script(main)
+        run_script(main)
     except SystemExit as end:
-        tell(exit=end.code)
+        report(exit=end.code)
 """
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, list[dict]]]:
-    """What each of two processes wrote to stdout, and told; the second one got the signals."""
+    """The stdout and the reports of each of two processes; the second one got the signals."""
     folder = tmp_path_factory.mktemp("pair")
     shared = environ(JAX_COORDINATOR_ADDRESS=f"localhost:{free_port()}", JAX_NUM_CPU_DEVICES="2")
     outputs = [(folder / f"{i}.out", folder / f"{i}.err") for i in range(2)]
@@ -131,16 +132,16 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, list[dict]
     finally:
         for process in both:
             process.kill()
-    return [(out.read_text(), told(err)) for out, err in outputs]
+    return [(out.read_text(), reports(err)) for out, err in outputs]
 
 
-def told(path: Path) -> list[dict]:
+def reports(path: Path) -> list[dict]:
     lines = path.read_text().splitlines()
     return [json.loads(line) for line in lines if line.startswith("{")]
 
 
 def named(pair: list[tuple[str, list[dict]]], name: str) -> list:
-    """What both told by that name."""
+    """The reports of that name, of each process."""
     return [[line[name] for line in lines if name in line] for _, lines in pair]
 
 
@@ -156,12 +157,12 @@ def test_what_differs_is_named_by_both(pair):
     assert said == same and "examples is 7 in process 0 and 8 in process 1: start all" in said
 
 
-def test_each_reads_shared_parts_itself_and_gets_what_only_the_first_sees(pair):
-    assert named(pair, "parts") == [[[[0, 1, 2], [0, 1, 2], None]]] * 2
+def test_each_reads_shared_files_itself_and_is_sent_those_that_only_the_first_sees(pair):
+    assert named(pair, "partial") == [[[[0, 1, 2], [0, 1, 2], None]]] * 2
     assert named(pair, "sent") == [[1]] * 2
 
 
-def test_both_wait_until_the_first_has_sealed_the_last_checkpoint(pair):
+def test_both_wait_for_the_checksums_of_the_last_checkpoint(pair):
     assert named(pair, "checksummed") == [[True]] * 2
 
 

@@ -83,8 +83,8 @@ def test_accumulation_does_not_change_the_flops_of_an_image(tiny_config):
     abstract, network = abstract_state(tiny_config), build_network(tiny_config)
     line = dry_run.flops_line(tiny_config, network, abstract)
     four = dataclasses.replace(tiny_config.train, grad_accumulation_steps=4)
-    parts = dataclasses.replace(tiny_config, train=four)
-    assert dry_run.flops_line(parts, network, abstract) == line
+    accumulating = dataclasses.replace(tiny_config, train=four)
+    assert dry_run.flops_line(accumulating, network, abstract) == line
     assert re.fullmatch(r"FLOPs +[\d.]+ [kM]FLOP an image in training, .* a step", line)
 
 

@@ -1,184 +1,133 @@
-"""The run around the steps: when things are due, what a window says, when it stops."""
+"""The training loop: the order of events, the resume rules, and what a stop leaves."""
 
 import dataclasses
-import json
-from functools import partial
-from types import SimpleNamespace
+import os
+import signal
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.config import Config, TrainConfig
-from ddpm_jax.errors import RunError, UserError
-from ddpm_jax.runs import folder
+from ddpm_jax.config import TrainConfig
+from ddpm_jax.runs.checkpoints import Checkpoints
 from ddpm_jax.runs.metrics_log import MetricsLog, read_records
+from ddpm_jax.runtime import signals
 from ddpm_jax.training import loop
+from ddpm_jax.training.evaluators import Evaluator
 from ddpm_jax.training.metric_window import MetricWindow
+from tests.training.fakes import counting_run, first_state, metrics_of
 
 
-def metrics(loss: float = 1.0, skipped: int = 0, step: int = 0) -> dict:
-    return {
-        "step": jnp.asarray(step),
-        "suspect_t": jnp.array([-1, 17 if skipped else -1]),
-        "loss": jnp.asarray(loss),
-        "grad_norm": jnp.asarray(2.0),
-        "learning_rate": jnp.asarray(0.1),
-        "quarter_sums": {"loss": jnp.array([3.0, 0.0, 1.0, 0.0])},
-        "quarter_weight": jnp.array([2.0, 0.0, 2.0, 0.0]),
-        "skipped": jnp.asarray(skipped),
-    }
+def train(run: loop.Run, first: int = 0, keep: int = 9) -> None:
+    with Checkpoints(run.workdir / "checkpoints", keep) as checkpoints:
+        loop.train_loop(run, first_state(first), checkpoints)
 
 
-def window(seconds: list[float], reported: list | None = None, **settings) -> MetricWindow:
-    def report(step, suspect_t):
-        if reported is not None:
-            reported.append((step, suspect_t.tolist()))
-
-    config = TrainConfig(batch_size=8, **settings)
-    return MetricWindow(config, iter(seconds).__next__, report)
+def steps_of(run: loop.Run, name: str) -> list[int]:
+    """The steps at which the log has an entry with this name."""
+    return [r["step"] for r in read_records(run.workdir / "metrics.jsonl") if name in r]
 
 
-def test_things_are_due_at_their_steps_and_at_the_end():
-    assert [s for s in range(1, 11) if loop.due(s, 4, 10)] == [4, 8, 10]
-    assert not any(loop.due(s, 0, 10) for s in range(1, 11))
+def saved_steps(run: loop.Run) -> list[int]:
+    return sorted(int(path.name) for path in (run.workdir / "checkpoints").iterdir())
 
 
-def test_a_window_logs_means_and_the_speed_without_the_compiling_first_step():
-    log = window([100.0, 104.0, 104.0, 106.0, 106.0])
-    for loss in (1.0, 2.0, 3.0):
-        log.add(metrics(loss))
-    numbers = log.close()
-    assert numbers["loss"] == 2.0 and numbers["skipped_steps"] == 0
-    assert numbers["images_per_second"] == 2 * 8 / 4
-    assert numbers["loss_q0"] == 1.5 and numbers["loss_q2"] == 0.5 and "loss_q1" not in numbers
-    log.add(metrics(5.0))
-    numbers = log.close()
-    assert numbers["loss"] == 5.0 and numbers["images_per_second"] == 8 / 2
+def test_a_step_is_logged_then_evaluated_then_saved_then_evaluated_again(tmp_path):
+    events = []
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=9)
+
+    def note(name: str):
+        def evaluate(step: int, state) -> dict:
+            assert int(state.step) == step
+            events.append((name, step, max(steps_of(run, "loss")), checkpoints.saved))
+            return {name: 0.5}
+
+        return evaluate
+
+    evaluators = [Evaluator(4, note("after")), Evaluator(3, note("before"), before_save=True)]
+    settings = {"steps": 6, "log_every_steps": 2, "checkpoint_every_steps": 2}
+    run = counting_run(tmp_path, evaluators, **settings)
+    with checkpoints:
+        loop.train_loop(run, first_state(), checkpoints)
+    # (evaluator, step, last step in the log, last step saved)
+    assert events == [
+        ("before", 3, 2, 2),
+        ("after", 4, 4, 4),
+        ("before", 6, 6, 4),
+        ("after", 6, 6, 6),
+    ]
+    assert steps_of(run, "loss") == [2, 4, 6]
+    assert steps_of(run, "before") == [3, 6] and steps_of(run, "after") == [4, 6]
+    assert steps_of(run, "params_sha256") == [6]
+    assert saved_steps(run) == [2, 4, 6]
 
 
-class Unfinished:
-    """A loss that its device is still at work on when it is asked for."""
+@pytest.mark.parametrize(
+    ("first", "missing", "evaluated"),
+    [(3, True, [3, 6]), (3, False, [6]), (4, True, [6]), (0, True, [3, 6])],
+)
+def test_a_resumed_run_makes_only_the_missing_results_of_its_own_step_again(
+    tmp_path, first, missing, evaluated
+):
+    seen, asked = [], []
 
-    def is_ready(self) -> bool:
-        return False
+    def evaluate(step: int, state) -> dict:
+        seen.append(step)
+        return {}
 
-    def block_until_ready(self) -> None:
-        pass
+    def is_missing(step: int) -> bool:
+        asked.append(step)
+        return missing
 
-    def __array__(self, *_: object, **__: object) -> np.ndarray:
-        return np.array(1.0)
-
-
-def test_what_a_batch_takes_is_waiting_only_while_the_devices_have_nothing_to_do():
-    first, second, third = (0.0, 2.0), (6.0, 8.0), (8.0, 11.0)  # a batch is asked for, and comes
-    log = window([*first, 6.0, *second, *third, 16.0, 16.0, 17.0, 17.0])
-    batches = iter([{"label": 0}, {"label": 1}, {"label": 2}])
-    assert log.take(batches) == {"label": 0}
-    log.add(metrics())
-    assert log.take(batches) == {"label": 1}
-    log.add(metrics() | {"loss": Unfinished()})
-    log.take(batches)
-    log.add(metrics())
-    numbers = log.close()
-    assert numbers["data_wait_share"] == 2 / 10
-    assert numbers["compile_seconds"] == 4
-    log.add(metrics())
-    numbers = log.close()
-    assert numbers["data_wait_share"] == 0 and "compile_seconds" not in numbers
+    run = counting_run(tmp_path, [Evaluator(3, evaluate, missing=is_missing)], steps=6)
+    train(run, first)
+    assert seen == evaluated
+    assert asked == ([3] if first == 3 else [])
 
 
-def test_the_devices_are_never_more_than_a_few_steps_behind():
-    log, waited_for = window([0.0]), []
-    for step in range(5):
-        loss = SimpleNamespace(block_until_ready=partial(waited_for.append, step))
-        log.add(metrics() | {"loss": loss})
-    assert waited_for == [0, 0, 1, 2]  # the first one, because it compiles
+def test_numbers_and_pictures_of_an_evaluator_go_to_the_log(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(MetricsLog, "image", lambda self, *image: shown.append(image))
+    picture = np.zeros((4, 4, 3), np.uint8)
+    run = counting_run(
+        tmp_path, [Evaluator(1, lambda step, state: {"fid": 2.0, "grid": picture})], steps=1
+    )
+    train(run)
+    assert steps_of(run, "fid") == [1] and steps_of(run, "grid") == []
+    assert shown == [(1, "grid", picture)]
 
 
-def test_what_comes_before_the_first_step_starts_no_clock():
-    log = window([0.0, 2.0, 6.0, 6.0, 8.0, 16.0, 16.0])
-    log.restart_clock()  # as after pictures that a resumed run draws first
-    batches = iter([{"label": 0}, {"label": 1}])
-    for _ in range(2):
-        log.take(batches)
-        log.add(metrics())
-    numbers = log.close()
-    assert numbers["compile_seconds"] == 4
-    assert numbers["images_per_second"] == 8 / 10 and numbers["data_wait_share"] == 2 / 10
+def test_the_run_ends_early_when_the_held_out_loss_stops_falling(tmp_path, capsys):
+    losses = {2: 3.0, 4: 1.0, 6: 2.0, 8: 2.0}
+    validation = Evaluator(2, lambda step, state: {"held_out_loss": losses[step]}, before_save=True)
+    run = counting_run(
+        tmp_path, [validation], steps=20, early_stop_validations=2, checkpoint_every_steps=0
+    )
+    train(run, keep=1)
+    assert steps_of(run, "held_out_loss") == [2, 4, 6, 8]
+    assert "stops early: 2 validations" in capsys.readouterr().out
+    # Beside the last checkpoint, that of the lowest loss is kept.
+    assert saved_steps(run) == [4, 8]
 
 
-def test_a_skipped_step_does_not_spoil_the_mean():
-    log = window([0.0, 1.0, 1.0])
-    log.add(metrics(1.0))
-    log.add(metrics(float("nan"), skipped=1))
-    numbers = log.close()
-    assert numbers["loss"] == 1.0 and numbers["skipped_steps"] == 1
+def test_a_signal_stops_the_run_after_its_step_which_is_logged_and_saved(tmp_path):
+    def stop(step: int, state) -> dict:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    run = counting_run(tmp_path, [Evaluator(3, stop, before_save=True)], steps=6)
+    stopped = pytest.raises(signals.Interrupted, match=r"SIGTERM after step 3, saved$")
+    with stopped, signals.listening():
+        train(run)
+    assert steps_of(run, "loss") == [3] and saved_steps(run) == [3]
 
 
-@pytest.mark.parametrize("most", [2, 0])
-def test_too_many_skipped_steps_in_a_row_stop_the_run_wherever_they_lie(most):
-    log = window([0.0, 1.0, 1.0], max_skipped_steps=most)
-    for skipped in (1, 2, 0):
-        log.add(metrics(skipped=skipped))
-    if most:
-        with pytest.raises(RunError, match="2 steps in a row"):
-            log.close()
-    else:
-        log.close()
-
-
-def test_skipped_steps_stop_a_run_that_logs_nothing():
-    log = window([0.0], max_skipped_steps=50, log_every_steps=0)
-    with pytest.raises(RunError, match="in a row"):
-        for step in range(1, 200):
-            log.add(metrics(skipped=step))
-
-
-@pytest.mark.parametrize("log_every", [0, 1000])
-def test_every_skipped_step_is_reported_once_even_if_nothing_is_logged(log_every):
-    reported = []
-    log = window([0.0, 1.0, 1.0], reported, log_every_steps=log_every)
-    skipped = {1, 99, 100, 101, 200, 205}
-    for step in range(1, 211):
-        log.add(metrics(skipped=int(step in skipped), step=step))
-    assert [step for step, _ in reported] == [1, 99, 100, 101, 200]
-    assert log.close()["skipped_steps"] == (6 if log_every else 1)
-    assert reported == [(step, [-1, 17]) for step in sorted(skipped)]
-
-
-def test_skipped_steps_are_reported_before_they_stop_the_run():
-    reported = []
-    log = window([0.0, 1.0], reported, max_skipped_steps=2)
-    for n in (1, 2):
-        log.add(metrics(skipped=n, step=n))
-    with pytest.raises(RunError):
-        log.close()
-    assert [step for step, _ in reported] == [1, 2]
-
-
-def test_the_steps_of_a_run_that_stops_are_logged(tmp_path):
-    config = TrainConfig(log_every_steps=10)
-    log = window([0.0, 1.0, 1.0])
-    with MetricsLog(tmp_path, 0) as file:
-        loop.log_rest(file, 3, log, config)  # nothing is left to log
-        log.add(metrics(2.0))
-        loop.log_rest(file, 3, log, dataclasses.replace(config, log_every_steps=0))
-        loop.log_rest(file, 3, log, config)
+def test_the_last_steps_of_a_run_that_stops_are_logged(tmp_path):
+    config = TrainConfig(batch_size=8, log_every_steps=10)
+    window = MetricWindow(config, iter([0.0, 1.0, 1.0]).__next__, lambda step, t: None)
+    with MetricsLog(tmp_path, 0) as log:
+        loop.log_rest(log, 3, window, config)  # there is nothing to log
+        window.add(metrics_of(2.0))
+        loop.log_rest(log, 3, window, dataclasses.replace(config, log_every_steps=0))
+        loop.log_rest(log, 3, window, config)
     (line,) = read_records(tmp_path / "metrics.jsonl")
     assert line["step"] == 3 and line["loss"] == 2.0
-
-
-def test_a_run_folder_belongs_to_one_config(tmp_path):
-    config = Config()
-    folder.create_run_folder(tmp_path / "run", config)
-    folder.create_run_folder(tmp_path / "run", config)
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["seed"] == 0
-    other = dataclasses.replace(config, train=TrainConfig(learning_rate=1.0))
-    with pytest.raises(UserError, match=r"train\.learning_rate 0\.0002 -> 1\.0"):
-        folder.create_run_folder(tmp_path / "run", other)
-    # What a resumed run may change: how often things happen, and how long a constant rate runs.
-    free = TrainConfig(steps=5, log_every_steps=7, checkpoint_every_steps=3)
-    folder.create_run_folder(tmp_path / "run", dataclasses.replace(config, train=free))
-    with pytest.raises(UserError, match="cannot be written"):
-        folder.create_run_folder(tmp_path / "run" / "config.json" / "below", config)

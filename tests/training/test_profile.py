@@ -1,4 +1,4 @@
-"""The trace of some steps: what is in it, and when it is written."""
+"""The trace of some steps: what it holds, and when it is written."""
 
 import gzip
 import json
@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import pytest
 
 from ddpm_jax.config import ProfileConfig, traced_steps
-from ddpm_jax.training.profile import profiled
+from ddpm_jax.training.profile import profiled, warn_of_missed_steps
 
 
 def steps_in(folder: Path) -> list[int]:
-    """Those that the trace in a folder has, in the file for Perfetto."""
+    """The steps in the trace of a folder, by the file for Perfetto."""
     (path,) = folder.glob("plugins/profile/*/perfetto_trace.json.gz")
     assert list(path.parent.glob("*.xplane.pb"))  # and that of TensorBoard
     events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
@@ -41,6 +41,27 @@ def test_a_run_that_is_stopped_amid_them_leaves_what_there_is(tmp_path):
             if step == 3:
                 raise KeyboardInterrupt
     assert steps_in(tmp_path)[0] == 2
+
+
+def test_only_the_steps_that_were_traced_are_announced(tmp_path, capsys):
+    list(profiled(range(4, 7), range(2, 6), tmp_path, lambda: None))
+    assert capsys.readouterr().out == f"steps 4 to 5 are traced in {tmp_path}\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "warning"),
+    [
+        (20, 90, "--profile.steps 10:15: the run is already after step 20; nothing is traced"),
+        (15, 90, "--profile.steps 10:15: the run is already after step 15; nothing is traced"),
+        (0, 9, "--profile.steps 10:15: the run ends with step 9; nothing is traced"),
+        (14, 90, None),
+        (0, 10, None),
+    ],
+)
+def test_steps_that_will_not_run_are_warned_of(first, last, warning, caplog):
+    warn_of_missed_steps(traced_steps(ProfileConfig("10:15")), first, last)
+    warn_of_missed_steps(traced_steps(ProfileConfig()), first, last)
+    assert caplog.messages == [warning] * (warning is not None)
 
 
 def test_nothing_is_traced_unasked(tmp_path):

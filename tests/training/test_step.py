@@ -139,10 +139,12 @@ def test_four_micro_batches_of_32_have_the_gradient_of_one_batch_of_128():
     network, mesh = build_network(CONFIG), mesh_of(2)
     batch = devices.shard_local_batch(batch_of(0, 128), mesh)
     found = []
-    for parts in (1, 4):
+    for micro_batches in (1, 4):
         # Dropout draws its mask for each micro-batch, so it is off here.
         model = dataclasses.replace(CONFIG.model, dropout=0.0)
-        settings = dataclasses.replace(CONFIG.train, batch_size=128, grad_accumulation_steps=parts)
+        settings = dataclasses.replace(
+            CONFIG.train, batch_size=128, grad_accumulation_steps=micro_batches
+        )
         config = dataclasses.replace(CONFIG, model=model, train=settings)
         # This one keeps the last gradient as its state. The weights are random, for those of the
         # start have no gradient but in the last layer.
@@ -189,15 +191,12 @@ def test_a_non_finite_step_is_skipped_and_counted():
     assert metrics["skipped"] == 0 and state.params["w"] != before.params["w"]
 
 
-def test_the_examples_that_spoilt_a_step_are_told_by_their_t():
+def test_the_examples_of_a_nonfinite_step_are_named_by_their_t():
     t, good = jnp.array([5, 7, 9]), jnp.ones(3)
     bad = jnp.array([1.0, jnp.inf, jnp.nan])
     assert nonfinite_timesteps(t, bad, jnp.asarray(False)).tolist() == [-1, 7, 9]
-    assert nonfinite_timesteps(t, good, jnp.asarray(False)).tolist() == [
-        5,
-        7,
-        9,
-    ]  # it was the gradient
+    # Only the gradient is not finite: it may be any of them.
+    assert nonfinite_timesteps(t, good, jnp.asarray(False)).tolist() == [5, 7, 9]
     assert nonfinite_timesteps(t, good, jnp.asarray(True)).tolist() == [-1, -1, -1]
 
 

@@ -6,6 +6,7 @@ Without arguments: handwritten digits, minutes on a CPU. `--help` lists every se
 says what the run would need, and ends.
 """
 
+import dataclasses
 import sys
 import time
 
@@ -19,8 +20,7 @@ import jax
 
 from ddpm_jax import data
 from ddpm_jax.config import build_diffusion, command_line, serialization, traced_steps
-from ddpm_jax.generation import sample_files
-from ddpm_jax.generation.generator import make_drawer
+from ddpm_jax.generation.generator import Generator
 from ddpm_jax.models import Params, build_network, count_parameters
 from ddpm_jax.runs import folder
 from ddpm_jax.runs.checkpoints import Checkpoints
@@ -83,7 +83,7 @@ def main() -> None:
         {"examples": len(source), "held out": len(held_out or ())}
     )
     validate = held_out and make_validator(config, diffusion, network, mesh, held_out)
-    draw = None if config.model.kind == "classifier" else make_drawer(config, network, mesh)
+    generator = None if config.model.kind == "classifier" else Generator(config, network, mesh)
     processes.on_main_process(
         lambda: folder.create_run_folder(workdir, config)
     )  # now that nothing is wrong with it
@@ -115,17 +115,17 @@ def main() -> None:
         def draw_samples(step: int) -> None:
             due = loop.due(step, train.sample_every_steps, train.steps)
             picture = workdir / "samples" / f"step_{step:08d}.png"
-            if draw is None or not due:
+            if generator is None or not due:
                 return
             if step == first and processes.on_main_process(picture.exists):
                 return
             labels, low_res = loop.picture_inputs(config, source)
             with progress(len(labels), 0, "sample", "samples", 10) as drawing:
-                drawn = draw(state.ema, 0, labels, signals.with_stop_check(drawing.update), low_res)
+                update = signals.with_stop_check(drawing.update)
+                batch = generator.generate(state.ema, 0, labels, update, low_res)
             if processes.is_main_process():
-                log.image(
-                    step, "samples", sample_files.save_picture(drawn.x, picture, source.points)
-                )
+                batch = dataclasses.replace(batch, reference=source.points)
+                log.image(step, "samples", batch.save_grid(picture))
             window.restart_clock()
 
         def save_rest() -> str:

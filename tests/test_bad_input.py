@@ -213,7 +213,9 @@ SAMPLE = [
     ("--frames -1", "--frames -1: must be at least 0"),
     ("--batch-size 0", r"batch-size 0: must be at least 1"),
     ("--eta -0.5", r"eta -0\.5: must be in \[0, 1\]"),
-    ("--sampler ddim --eta 1.5", r"eta 1\.5: must be in \[0, 1\]"),
+    ("--sampler ddim --eta 1.5", r"--eta 1\.5: must be in \[0, 1\]"),
+    ("--sampler plms", r"--sampler plms: unknown sampler: plms; there are: ddpm, ddim"),
+    ("--checkpoint 5", r"no checkpoint of step 5; there are: \[2, 4, 6\]"),
     ("--eta nan", r"eta nan: must be finite"),
     (["--out", ""], "--out is empty; give a path"),
     ("--out= --num 3", "--out is empty; give a path"),
@@ -236,7 +238,6 @@ OPTIONS = [
     (train.main, "stray", "Unrecognized options: stray"),
     (sample.main, "--num 3", "--workdir PATH"),
     (sample.main, "--workdir x --workdri y", r"Unrecognized options.*--workdir PATH"),
-    (sample.main, "--workdir x --sampler plms", "invalid choice 'plms'.*'ddpm'"),
     (sample.main, "--workdir x --num many", r"--num: .*invalid literal for int.*'many'"),
 ]
 

@@ -22,7 +22,8 @@ import tyro
 
 from benchmarks import cases, report
 from ddpm_jax.config import Config, ParallelConfig, build_diffusion, command_line, data_shape
-from ddpm_jax.generation.generator import GuidanceModels, Scales, make_drawer
+from ddpm_jax.generation.generator import Generator, GuidanceModels
+from ddpm_jax.generation.sample_batch import Scales
 from ddpm_jax.models import Params, build_network, count_parameters
 from ddpm_jax.runtime import devices
 from ddpm_jax.sampling.guidance import class_log_prob, guidance_gradient
@@ -67,8 +68,9 @@ def main() -> None:
             start = time.perf_counter()
             run()
             seconds[name].append((time.perf_counter() - start) / args.steps)
-    parts = zip(seconds["model"], seconds["classifier"], strict=True)
-    ratios = [chain / sum(both) for chain, both in zip(seconds["guided chain"], parts, strict=True)]
+    evaluations = zip(seconds["model"], seconds["classifier"], strict=True)
+    pairs = zip(seconds["guided chain"], evaluations, strict=True)
+    ratios = [chain / sum(both) for chain, both in pairs]
     result = {
         "ratio": statistics.median(ratios),
         "ratios": sorted(ratios),
@@ -91,10 +93,10 @@ def measurements(
     """By name, what makes a function that does `steps` of something, and waits for it."""
     size, shape = config.sample.batch_size, data_shape(config)
     mesh = devices.make_mesh(ParallelConfig(), size)
-    network, judge = build_network(config), build_network(classifier)
-    weights, judge_weights = (
+    network, classify = build_network(config), build_network(classifier)
+    weights, classifier_weights = (
         jax.device_put(cases.network_weights(each), devices.replicated(mesh))
-        for each in (network, judge)
+        for each in (network, classify)
     )
     labels = np.arange(size, dtype=np.int32) % classifier.model.num_classes
     batch = (
@@ -106,20 +108,21 @@ def measurements(
     assert build_diffusion(config.diffusion, str(steps)).schedule.num_timesteps == steps
 
     def chain() -> Callable[[], None]:
-        draw = make_drawer(config, network, mesh, guidance=GuidanceModels(judge, judge_weights))
-        return lambda: draw(weights, 0, labels, scales=[Scales(guidance=1.0)])
+        guidance = GuidanceModels(classify, classifier_weights)
+        generator = Generator(config, network, mesh, guidance=guidance)
+        return lambda: generator.generate(weights, 0, labels, scales=[Scales(guidance=1.0)])
 
     def repeated(function: Callable, params: Params) -> Callable[[], None]:
         jitted = jax.jit(function)
         return lambda: jax.block_until_ready([jitted(params, *batch) for _ in range(steps)])
 
     def gradient(params: Params, x: jax.Array, t: jax.Array, labels: jax.Array) -> jax.Array:
-        return guidance_gradient(class_log_prob(partial(judge.apply, params), labels), 1.0)(x, t)
+        return guidance_gradient(class_log_prob(partial(classify.apply, params), labels), 1.0)(x, t)
 
     return {
         "guided chain": chain,
         "model": lambda: repeated(lambda p, x, t, _: network.apply(p, x, t), weights),
-        "classifier": lambda: repeated(gradient, judge_weights),
+        "classifier": lambda: repeated(gradient, classifier_weights),
     }
 
 

@@ -11,7 +11,8 @@ from benchmarks import cases
 from benchmarks.cases import Measured, Work
 from ddpm_jax.config import Config, ParallelConfig, build_diffusion
 from ddpm_jax.data.model_range import to_model_range
-from ddpm_jax.generation.generator import GuidanceModels, Scales, make_drawer
+from ddpm_jax.generation.generator import NO_GUIDANCE, Generator, GuidanceModels
+from ddpm_jax.generation.sample_batch import Scales
 from ddpm_jax.models import Network, build_network, count_parameters
 from ddpm_jax.runtime import devices
 from ddpm_jax.sampling.guidance import class_log_prob, guidance_gradient
@@ -59,9 +60,9 @@ def _train_step(work: Work, config: Config, network: Network, mesh: jax.sharding
         still = replace(config, model=replace(config.model, dropout=0.0))
         objective = make_objective(still, diffusion, network)
         update = make_update(still, num_timesteps, objective, optimizer)
-        told = numbers | {"x": to_model_range(numbers["x"]), "weight": np.ones(work.batch_size)}
+        batch = numbers | {"x": to_model_range(numbers["x"]), "weight": np.ones(work.batch_size)}
         fresh = init_state(cases.network_weights(network), optimizer, still)
-        _, metrics = jax.jit(update)(fresh, told, jax.random.key(0))
+        _, metrics = jax.jit(update)(fresh, batch, jax.random.key(0))
         return {name: np.asarray(metrics[name]) for name in ("loss", "grad_norm")}
 
     return Measured(run, check)
@@ -74,27 +75,27 @@ def _sample_step(
         config.sample, sampler="ddpm", steps=str(work.count), batch_size=work.batch_size
     )
     config = replace(config, sample=sample)
-    judge = build_network(classifier)
+    classify = build_network(classifier)
     on_all = devices.replicated(mesh)
-    weights, judge_weights = (
-        jax.device_put(cases.network_weights(each), on_all) for each in (network, judge)
+    weights, classifier_weights = (
+        jax.device_put(cases.network_weights(each), on_all) for each in (network, classify)
     )
     numbers = cases.examples(config, work.batch_size)
     guided = work.step == "guided_step"
-    guidance = {"guidance": GuidanceModels(judge, judge_weights)} if guided else {}
-    draw = make_drawer(config, network, mesh, **guidance)
+    guidance = GuidanceModels(classify, classifier_weights) if guided else NO_GUIDANCE
+    generator = Generator(config, network, mesh, guidance=guidance)
     labels = (
         numbers["label"] if config.model.num_classes or guided else np.full(work.batch_size, -1)
     )
 
     def run() -> None:
-        draw(weights, 0, labels, scales=[Scales(guidance=float(guided))])
+        generator.generate(weights, 0, labels, scales=[Scales(guidance=float(guided))])
 
     def check() -> Mapping[str, np.ndarray]:
         x, t = numbers["noise"], numbers["t"].astype(np.float32)
         found = {"output": jax.jit(network.apply)(weights, x, t, numbers["label"])}
         if guided:
-            log_prob = class_log_prob(partial(judge.apply, judge_weights), numbers["label"])
+            log_prob = class_log_prob(partial(classify.apply, classifier_weights), numbers["label"])
             found["gradient"] = jax.jit(guidance_gradient(log_prob, 1.0))(x, t)
         return {name: np.asarray(value) for name, value in found.items()}
 

@@ -1,1 +1,1 @@
-"""How good a trained model is: likelihood over a data split."""
+"""How good a trained model is: its likelihood, and metrics of its samples."""

@@ -1,27 +1,18 @@
-"""How far a set of samples is from a set of real examples, told from vectors of both.
+"""Distances between two sets of vectors, such as features of samples and of real images.
 
-Pure NumPy. The vectors are features of images, such as those of a classifier.
+Pure NumPy.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 
-BLOCK_ROWS = 1024  # of a matrix of distances, held at once
-
-
-class PrecisionRecall(NamedTuple):
-    """Shares in [0, 1]: of samples among the real ones, and of real ones among the samples."""
-
-    precision: float
-    recall: float
+BLOCK_ROWS = 1024  # of a matrix of distances in memory at once
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Frechet distance between Gaussians fitted to a [N, F] and b [M, F] (Heusel et al. 2017).
 
     |mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)), with unbiased covariances A and B, in float64. It
-    has a bias that falls as 1/N + 1/M: compare sets of the same sizes alone.
+    has a bias that falls as 1/N + 1/M: only compare sets of the same sizes.
     """
     a, b = a.astype(np.float64), b.astype(np.float64)
     cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
@@ -33,13 +24,20 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(shift @ shift + np.trace(cov_a) + np.trace(cov_b) - 2 * root_sum)
 
 
-def precision_recall(real: np.ndarray, samples: np.ndarray, k: int = 3) -> PrecisionRecall:
-    """Of real [N, F] and samples [M, F], by neighbourhoods (Kynkaanniemi et al. 2019, eq. 1-2).
+def share_among(members: np.ndarray, x: np.ndarray, k: int = 3) -> float:
+    """Share of vectors x [M, F] that lie among `members` [N, F] (Kynkaanniemi et al. 2019, eq. 1).
 
-    A vector is among a set if it is no farther from one of its members than that member's k-th
-    nearest neighbour in the set.
+    A vector lies among them if it is no farther from one of them than that one's k-th nearest
+    neighbour in the set. Samples among real images are precision; real images among samples are
+    recall (eq. 2).
     """
-    return PrecisionRecall(_share_among(real, samples, k), _share_among(samples, real, k))
+    radii = neighbour_radii(members, k)
+    blocks = (x[i : i + BLOCK_ROWS] for i in range(0, len(x), BLOCK_ROWS))
+    return float(
+        np.concatenate(
+            [(_squared_distances(rows, members) <= radii).any(1) for rows in blocks]
+        ).mean()
+    )
 
 
 def neighbour_radii(x: np.ndarray, k: int) -> np.ndarray:
@@ -47,18 +45,8 @@ def neighbour_radii(x: np.ndarray, k: int) -> np.ndarray:
     if len(x) <= k:
         raise ValueError(f"{len(x)} vectors have no {k}-th neighbours")
     blocks = (x[i : i + BLOCK_ROWS] for i in range(0, len(x), BLOCK_ROWS))
-    return np.concatenate(  # the nearest of all is the vector itself
+    return np.concatenate(  # index k: the nearest, index 0, is the vector itself
         [np.partition(_squared_distances(rows, x), k, axis=1)[:, k] for rows in blocks]
-    )
-
-
-def _share_among(members: np.ndarray, x: np.ndarray, k: int) -> float:
-    radii = neighbour_radii(members, k)
-    blocks = (x[i : i + BLOCK_ROWS] for i in range(0, len(x), BLOCK_ROWS))
-    return float(
-        np.concatenate(
-            [(_squared_distances(rows, members) <= radii).any(1) for rows in blocks]
-        ).mean()
     )
 
 

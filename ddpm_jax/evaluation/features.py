@@ -1,4 +1,4 @@
-"""What a classifier says of samples that it did not guide: their classes, and features of them."""
+"""What a classifier sees in images: their classes, and features of them for metrics of samples."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from ddpm_jax.data.model_range import to_model_range
 from ddpm_jax.models import Params, build_features, build_network
 from ddpm_jax.runtime.devices import batch_sharding
 
-BATCH = 64
+BATCH_SIZE = 64
 
 
 class Features(NamedTuple):
@@ -23,27 +23,26 @@ class Features(NamedTuple):
     features: np.ndarray
 
 
-def make_feature_extractor(
-    config: Config, params: Params, mesh: Mesh
-) -> Callable[[np.ndarray], Features]:
-    """`judge(images: uint8 [N, H, W, C]) -> Features`, by a classifier's run, at t = 0."""
+FeatureExtractor = Callable[[np.ndarray], Features]  # of images, uint8 [N, H, W, C]
+
+
+def make_feature_extractor(config: Config, params: Params, mesh: Mesh) -> FeatureExtractor:
+    """The classifier of a run as a feature extractor; it sees clean images, at t = 0."""
     logits_of, features_of = build_network(config).apply, build_features(config).apply
-    size = -(-BATCH // mesh.devices.size) * mesh.devices.size
+    size = -(-BATCH_SIZE // mesh.devices.size) * mesh.devices.size
 
     @jax.jit
-    def see(params: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def classify(params: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         x, t = to_model_range(images), jnp.zeros(len(images))
         return logits_of(params, x, t).argmax(axis=-1), features_of(params, x, t)
 
-    def judge(images: np.ndarray) -> Features:
-        seen = []
+    def extract(images: np.ndarray) -> Features:
+        found = []
         for start in range(0, len(images), size):
             few = images[start : start + size]
-            filled = np.resize(few, (size, *few.shape[1:]))
-            seen.append(jax.device_get(see(params, jax.device_put(filled, batch_sharding(mesh)))))
-        classes, features = (
-            np.concatenate(parts)[: len(images)] for parts in zip(*seen, strict=True)
-        )
-        return Features(classes, features)
+            batch = jax.device_put(np.resize(few, (size, *few.shape[1:])), batch_sharding(mesh))
+            found.append(jax.device_get(classify(params, batch)))
+        classes, features = (np.concatenate(of) for of in zip(*found, strict=True))
+        return Features(classes[: len(images)], features[: len(images)])
 
-    return judge
+    return extract

@@ -1,4 +1,4 @@
-"""What a command guides its samples by, read and checked: scales, an interval, a classifier."""
+"""What guides samples, read and checked: scales, an interval, a classifier's run."""
 
 import itertools
 import math
@@ -9,62 +9,64 @@ import numpy as np
 
 from ddpm_jax.config import Config, build_diffusion, check, serialization
 from ddpm_jax.errors import UserError
-from ddpm_jax.generation.generator import UNGUIDED, Scales
+from ddpm_jax.generation.options import GenerationOptions, Numbers, as_floats, as_text
+from ddpm_jax.generation.sample_batch import UNGUIDED, Scales
+from ddpm_jax.runtime.files import expanded
 
 
 class GuidanceOptions(NamedTuple):
-    """A row of samples for each of its scales, and a classifier's run with its settings, if any."""
+    """A row of samples for each scale; when they are guided; the classifier's run, if any."""
 
     scales: list[Scales]
     interval: tuple[float, float] = (0.0, 1.0)  # of t / T
-    folder: Path | None = None
-    config: Config | None = None
+    folder: Path | None = None  # the classifier's run
+    config: Config | None = None  # of that run
 
 
 def no_guidance(rows: int = 1) -> GuidanceOptions:
-    """One that draws as many rows, and guides none."""
+    """Draws that many rows, and guides none."""
     return GuidanceOptions([UNGUIDED] * rows)
 
 
 def read_guidance_options(
-    workdir: Path,
-    config: Config,
-    *,
-    classifier: Path | None,
-    guidance_scale: str | None,
-    cfg_scale: str | None,
-    interval: str | None,
+    workdir: Path, config: Config, options: GenerationOptions
 ) -> GuidanceOptions:
-    """What the options of these names ask for, to guide the run in `workdir`.
+    """What guides the run in `workdir`, as the options ask for it.
 
-    Scales are numbers or lists of them, as in 0,1,2.5; of two lists each pair makes a row. A
-    classifier's is 1 if none is given. Raises UserError, for a classifier that does not fit too.
+    Of two lists of scales each pair makes a row. A classifier's scale is 1 if none is given. Raises
+    UserError, also for a classifier that does not fit.
     """
-    if guidance_scale is not None and classifier is None:
+    guidance_scale, cfg_scale = options.guidance_scale, options.cfg_scale
+    interval = as_text(options.guidance_interval)
+    if guidance_scale is not None and options.classifier is None:
         raise UserError(
-            f"--guidance-scale {guidance_scale}: there is no --classifier to guide; name the run "
-            "of one, or give --cfg-scale"
+            f"guidance_scale={as_text(guidance_scale)}: there is no classifier to guide; give "
+            "classifier=DIR, the run of one, or cfg_scale=S"
         )
-    if interval is not None and classifier is None and cfg_scale is None:
+    if interval and options.classifier is None and cfg_scale is None:
         raise UserError(
-            f"--guidance-interval {interval}: nothing guides; give --classifier or --cfg-scale"
+            f"guidance_interval={interval}: nothing guides; give classifier=DIR or cfg_scale=S"
         )
     if cfg_scale is not None:
-        _check_label_dropout(cfg_scale, workdir, config)
-    steered = None if classifier is None else read_classifier(classifier, workdir, config)
-    guidance = _scales("guidance-scale", guidance_scale, "0" if steered is None else "1")
-    cfg = _scales("cfg-scale", cfg_scale, "1")
+        _check_label_dropout(as_text(cfg_scale), workdir, config)
+    folder, classifier = options.classifier, None
+    if folder is not None:
+        folder = expanded(folder)
+        classifier = read_classifier(f"classifier={folder}", folder, workdir, config)
+    guidance = _scales("guidance_scale", guidance_scale, 0.0 if classifier is None else 1.0)
+    cfg = _scales("cfg_scale", cfg_scale, 1.0)
     scales = [Scales(*pair) for pair in itertools.product(guidance, cfg)]
-    return GuidanceOptions(scales, _interval(interval), classifier, steered)
+    return GuidanceOptions(scales, _interval(options.guidance_interval), folder, classifier)
 
 
-def read_classifier(folder: Path, workdir: Path, config: Config, judges: bool = False) -> Config:
+def read_classifier(
+    option: str, folder: Path, workdir: Path, config: Config, guides: bool = True
+) -> Config:
     """The settings of a classifier's run; raises UserError unless it fits the run in `workdir`.
 
-    It must have seen the same images as that run's model, and if it is to guide, not only `judges`
-    what comes out, made noisy by the same schedule.
+    It must have seen the same images as that run's model and, if it guides, under the same noise
+    schedule. `option` is how errors name it.
     """
-    option = f"--{'judge' if judges else 'classifier'} {folder}"
     try:
         classifier = serialization.read_config(folder / "config.json")
         check(classifier)
@@ -72,23 +74,27 @@ def read_classifier(folder: Path, workdir: Path, config: Config, judges: bool = 
         raise UserError(f"{option}: {error}") from error
     if classifier.model.kind != "classifier":
         raise UserError(
-            f"{option} is the run of a model of kind {classifier.model.kind}, which "
-            "knows no classes; name one of --model.kind classifier"
+            f"{option} is the run of a model of kind {classifier.model.kind}, which knows no "
+            "classes; name one that was trained with --model.kind classifier"
         )
-    differ = _differences(classifier, config, noise=not judges)
+    differ = _differences(classifier, config, noise=guides)
     if differ:
-        raise UserError(f"{option} does not fit --workdir {workdir}: its {'; its '.join(differ)}")
+        raise UserError(
+            f"{option} does not fit the model of {workdir}: its {'; its '.join(differ)}"
+        )
     return classifier
 
 
 def _differences(classifier: Config, model: Config, noise: bool) -> list[str]:
-    """A phrase for each setting by which a classifier saw other images, or other `noise`."""
+    """A phrase for each setting by which a classifier saw other images, or other noise."""
     names = [("data", "name"), ("data", "image_size"), ("data", "channels")]
     if model.model.num_classes:
         names += [("data", "labels"), ("model", "num_classes")]
-    # The same betas may have been asked for in other words.
-    told = [build_diffusion(config.diffusion).schedule for config in (classifier, model)]
-    betas, timesteps = ([getattr(of, name) for of in told] for name in ("betas", "model_timesteps"))
+    # Other settings may mean the same betas.
+    schedules = [build_diffusion(config.diffusion).schedule for config in (classifier, model)]
+    betas, timesteps = (
+        [getattr(schedule, name) for schedule in schedules] for name in ("betas", "model_timesteps")
+    )
     if noise and not (np.array_equal(*betas) and np.array_equal(*timesteps)):
         process = "timesteps schedule beta_start beta_end sigmoid_range rescale_timesteps"
         names += [("diffusion", name) for name in process.split()]
@@ -102,36 +108,38 @@ def _differences(classifier: Config, model: Config, noise: bool) -> list[str]:
 def _check_label_dropout(cfg_scale: str, workdir: Path, config: Config) -> None:
     if not config.model.num_classes:
         raise UserError(
-            f"--cfg-scale {cfg_scale}: the model of {workdir} is unconditional; guide it by "
-            "--classifier, or name a run with classes"
+            f"cfg_scale={cfg_scale}: the model of {workdir} is unconditional; guide it by "
+            "classifier=DIR, or name a run with classes"
         )
     if not config.diffusion.label_dropout:
         raise UserError(
-            f"--cfg-scale {cfg_scale}: the model of {workdir} never saw an image without its "
-            "label; train with --diffusion.label-dropout 0.1, or guide it by --classifier"
+            f"cfg_scale={cfg_scale}: the model of {workdir} never saw an image without its label; "
+            "train with --diffusion.label-dropout 0.1, or guide it by classifier=DIR"
         )
 
 
-def _scales(option: str, text: str | None, default: str) -> list[float]:
+def _scales(name: str, value: Numbers, default: float) -> list[float]:
     try:
-        numbers = [float(each) for each in (default if text is None else text).split(",")]
+        numbers = as_floats(default if value is None else value)
     except ValueError:
         numbers = []
     if not numbers or not all(0 <= number <= np.finfo(np.float32).max for number in numbers):
-        raise UserError(f"--{option} {text}: give a number of 0 or more, or several, as in 0,1,2.5")
+        raise UserError(
+            f"{name}={as_text(value)}: give a number of 0 or more, or several, as in 0,1,2.5"
+        )
     return numbers
 
 
-def _interval(text: str | None) -> tuple[float, float]:
-    if text is None:
+def _interval(value: Numbers) -> tuple[float, float]:
+    if value is None:
         return 0.0, 1.0
     try:
-        first, last = (float(each) for each in text.split(","))
+        first, last = as_floats(value)
     except ValueError:
         first = last = math.nan
     if not 0 <= first < last <= 1:
         raise UserError(
-            f"--guidance-interval {text}: give two rising numbers in [0, 1], the part of t/T that "
-            "is guided, as in 0.2,0.8"
+            f"guidance_interval={as_text(value)}: give two rising numbers in [0, 1], the part of "
+            "t/T that is guided, as in 0.2,0.8"
         )
     return first, last

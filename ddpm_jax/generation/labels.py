@@ -1,67 +1,60 @@
-"""Labels of samples, as a command asks for them."""
+"""Labels of samples, as a caller asks for them."""
 
+import difflib
 from collections.abc import Sequence
 
 import numpy as np
 
 from ddpm_jax.config import Config
 from ddpm_jax.errors import UserError
-from ddpm_jax.generation.guidance_options import GuidanceOptions
+from ddpm_jax.generation.options import Labels, as_text
 
 
-def choose_labels(spec: str, num: int, num_classes: int, seed: int) -> np.ndarray:
-    """int32 [num]: "all" classes in turn, "random" ones, or those of a list "3,7" in turn.
+def class_names(config: Config) -> tuple[str, ...]:
+    """Names of the classes that a model knows, in order; () where its data set has none."""
+    names = getattr(config.data, "class_names", ())
+    return names if len(names) == config.model.num_classes else ()
 
-    Label i depends on i and the seed alone. -1 throughout where there are no classes. Raises
-    UserError.
+
+def choose_labels(
+    labels: Labels, num: int, num_classes: int, seed: int, names: Sequence[str] = ()
+) -> np.ndarray:
+    """int32 [num]: the given labels in turn, "all" of them in turn (also for None), or "random".
+
+    A label is a number, one of the `names` of the classes or, in text, a range of numbers "0-9";
+    commas separate several. Label i depends on i and the seed alone. Where there are no classes all
+    are -1. Raises UserError.
     """
+    text = as_text(labels)
     if not num_classes:
-        if spec:
-            raise UserError(f"--labels {spec}: this model is unconditional; leave it out")
+        if text:
+            raise UserError(f"labels={text}: this model is unconditional; leave it out")
         return np.full(num, -1, np.int32)
-    match spec:
-        case "all" | "":
-            chosen = range(num_classes)
-        case "random":
-            rngs = (np.random.default_rng((seed, i)) for i in range(num))
-            chosen = [int(rng.integers(num_classes)) for rng in rngs]
-        case _:
-            try:
-                chosen = [int(label) for label in spec.split(",")]
-            except ValueError as error:
-                raise UserError(
-                    f"--labels {spec}: give numbers as in 3,7, all or random"
-                ) from error
-    wrong = [label for label in chosen if not 0 <= label < num_classes]
-    if wrong:
-        raise UserError(f"--labels {spec}: {wrong[0]} is not among 0..{num_classes - 1}")
+    if text == "random":
+        rngs = (np.random.default_rng((seed, i)) for i in range(num))
+        return np.array([rng.integers(num_classes) for rng in rngs], np.int32)
+    if text in ("", "all"):
+        return np.resize(np.arange(num_classes, dtype=np.int32), num)
+    words = text.split(",") if isinstance(labels, str) else [str(each) for each in np.ravel(labels)]
+    chosen = [label for word in words for label in _labels_of(word.strip(), text, names)]
+    if wrong := [label for label in chosen if not 0 <= label < num_classes]:
+        raise UserError(f"labels={text}: {wrong[0]} is not among 0..{num_classes - 1}")
     return np.resize(np.array(chosen, np.int32), num)
 
 
-def stage_classes(configs: Sequence[Config], guide: GuidanceOptions) -> list[int]:
-    """How many classes the labels of each stage are of; a guided first one has the classifier's."""
-    first, *later = [config.model.num_classes for config in configs]
-    return [first or (guide.config.model.num_classes if guide.config else 0), *later]
-
-
-def stage_labels(
-    spec: str, num: int, classes: Sequence[int], seed: int, given: np.ndarray | None, enlarges: bool
-) -> list[np.ndarray]:
-    """int32 [num] for each stage: the same for all with classes, -1 for those without.
-
-    `spec` says them as in `choose_labels`; without it `given`, the labels of the images that the
-    first stage `enlarges`; without either a first stage that enlarges nothing takes all in turn.
-    Raises UserError.
-    """
-    if spec or not any(classes):
-        labels = choose_labels(spec, num, max(classes), seed)
-    elif given is not None:
-        labels = given
-    elif enlarges or not classes[0]:
-        raise UserError(
-            f"the model has {max(classes)} classes, and what it enlarges has no labels: "
-            "give --labels 3,7 (in turn), all (in turn) or random"
-        )
-    else:
-        labels = choose_labels("", num, classes[0], seed)
-    return [labels if n else np.full(num, -1, np.int32) for n in classes]
+def _labels_of(word: str, text: str, names: Sequence[str]) -> Sequence[int]:
+    """The labels that one word means: a number, a class or a range. Raises UserError."""
+    if word.removeprefix("-").isdecimal():
+        return [int(word)]
+    if word in names:
+        return [names.index(word)]
+    first, dash, last = word.partition("-")
+    if dash and first.isdecimal() and last.isdecimal():
+        if int(first) > int(last):
+            raise UserError(f"labels={text}: {word} runs backwards; give {last}-{first}")
+        return range(int(first), int(last) + 1)
+    close = difflib.get_close_matches(word, names, n=1)
+    hint = f"did you mean {close[0]}?" if close else "give numbers as in 3,7 or 0-9"
+    by_name = f", class names such as {names[0]}" if names and not close else ""
+    rest = "" if close else f"{by_name}, all or random"
+    raise UserError(f"labels={text}: {word or 'nothing'} is no class; {hint}{rest}")

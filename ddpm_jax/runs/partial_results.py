@@ -1,4 +1,4 @@
-"""Work that is done in parts, each a file, so that a command that was stopped goes on."""
+"""Work whose results are kept batch by batch, so that a command that was stopped goes on."""
 
 import json
 import zipfile
@@ -19,20 +19,29 @@ def create_results_folder(out: Path, settings: Mapping[str, Any]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            with replacing(path) as temporary:
-                temporary.write_text(json.dumps(settings, indent=2) + "\n")
-        found = json.loads(path.read_text())
+            write_settings(path, settings)
+        changed = changed_settings(json.loads(path.read_text()), settings)
     except (OSError, ValueError) as error:
         raise UserError(f"--out {out} cannot be used: {error}") from error
-    changed = [
-        f"{name} {found.get(name)} -> {value}"
-        for name, value in settings.items()
-        if found.get(name) != value
-    ]
     if changed:
         raise UserError(
             f"{out} holds results of other settings ({', '.join(changed)}): name another --out"
         )
+
+
+def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Writes settings as a JSON file."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """A phrase for each of the `new` settings that the `old` ones have otherwise."""
+    return [
+        f"{name} {old.get(name)} -> {value}"
+        for name, value in new.items()
+        if old.get(name) != value
+    ]
 
 
 def save_partial(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -42,7 +51,7 @@ def save_partial(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_partial(path: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:
-    """The arrays of these names; None if the file is not there, or damaged."""
+    """The arrays of these names; None if the file is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in names}
@@ -51,9 +60,10 @@ def read_partial(path: Path, names: Sequence[str]) -> dict[str, np.ndarray] | No
 
 
 def read_partial_together(path: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:
-    """As `read_partial`, called by all processes: each reads the part, or none has it.
+    """As `read_partial`, but the same in all processes, which must all call it.
 
-    To those who do not see the file, in a folder of their own or not yet, the first one sends it.
+    The first process decides. It sends the arrays to those that do not see the file, because their
+    disk is another or shows it later.
     """
     found = read_partial(path, names)
     first, *others = processes.all_gather_objects(found is not None)

@@ -15,21 +15,23 @@ def load_weights(
     workdir: Path,
     network: Network,
     mesh: Mesh,
-    chosen: str = "ema",
+    weights_item: str = "ema",
     step: int | None = None,
 ) -> checkpoints.Loaded:
-    """A run's averaged weights, item "ema", on every device of the mesh; raises UserError.
+    """A run's averaged weights, or others of its checkpoints, on every device of the mesh.
 
-    `chosen`: which weights, by `weights_item`. `step`: of the checkpoint; None: the best or newest.
+    They are item "ema" of what is returned, whatever `weights_item` they have in the checkpoint.
+    `step` None is the best or the newest. Raises UserError.
     """
     abstract = devices.replicated_abstract(network.abstract, mesh)
-    return checkpoints.load_ema(workdir / "checkpoints", abstract, step, chosen)
+    return checkpoints.load_ema(workdir / "checkpoints", abstract, step, weights_item)
 
 
 def weights_item(config: Config, ema: float | None) -> str:
-    """What checkpoints of a run call the weights averaged at the rate `ema`; raises UserError.
+    """The name, in a run's checkpoints, of the weights averaged at the rate `ema`.
 
-    0 are the weights that are trained, which follow no average; None is the run's `ema_decay`.
+    0 means the weights that are trained, without any average; None the rate `train.ema_decay`.
+    Raises UserError.
     """
     train = config.train
     if ema in (None, train.ema_decay):
@@ -40,5 +42,5 @@ def weights_item(config: Config, ema: float | None) -> str:
         return checkpoints.ema_item(ema)
     rates = ", ".join(map(str, (train.ema_decay, *train.extra_ema_decays)))
     raise UserError(
-        f"--ema {ema}: the run keeps weights averaged at {rates}, and 0, those that are trained"
+        f"ema={ema}: the run keeps weights averaged at {rates}, and 0, those that are trained"
     )

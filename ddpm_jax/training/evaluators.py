@@ -5,6 +5,7 @@ again. One more takes a function here that builds it and an entry in the list in
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +15,7 @@ from jax.sharding import Mesh
 from ddpm_jax.config import Config
 from ddpm_jax.data import Source, first_images, shrink
 from ddpm_jax.diffusion.process import Diffusion
-from ddpm_jax.generation import sample_files
-from ddpm_jax.generation.generator import make_drawer
+from ddpm_jax.generation.generator import Generator
 from ddpm_jax.generation.labels import choose_labels
 from ddpm_jax.models import Network
 from ddpm_jax.runtime import processes, signals
@@ -80,7 +80,7 @@ def picture_evaluator(
     """
     if config.model.kind == "classifier":
         return OFF
-    draw = make_drawer(config, network, mesh)
+    generator = Generator(config, network, mesh)
 
     def path(step: int) -> Path:
         return folder / f"step_{step:08d}.png"
@@ -88,10 +88,11 @@ def picture_evaluator(
     def evaluate(step: int, state: TrainState) -> Results:
         labels, low_res = picture_inputs(config, source)
         with progress(len(labels), 0, "sample", "samples", PICTURE_BAR_SECONDS) as bar:
-            batch = draw(state.ema, 0, labels, signals.with_stop_check(bar.update), low_res)
+            update = signals.with_stop_check(bar.update)
+            batch = generator.generate(state.ema, 0, labels, update, low_res)
         if not processes.is_main_process():
             return {}
-        return {"samples": sample_files.save_picture(batch.x, path(step), source.points)}
+        return {"samples": replace(batch, reference=source.points).save_grid(path(step))}
 
     def missing(step: int) -> bool:
         return not processes.on_main_process(path(step).exists)

@@ -1,55 +1,46 @@
-"""Pictures of samples, chains and curves: PNG grids and strips, GIFs, scatter plots of points.
+"""Images as files: PNGs, GIFs, and strips of reverse chains; `grids` lays out many of them.
 
 Images are uint8 [..., H, W, C] with C 1 (grey) or 3 (RGB). Every file appears whole or not at all,
-and its folder is made. Pillow and matplotlib are imported where they are used.
+and its folder is made. Pillow and matplotlib are imported where they are used, to keep this light.
 """
 
-import math
+from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ddpm_jax.runtime.files import replacing
-
-if TYPE_CHECKING:
-    pass
-
-GAP = 2  # white pixels between the tiles of a grid
+from ddpm_jax.visualization.figures import DPI, INK, new_figure, save_figure
+from ddpm_jax.visualization.grids import grid
 
 
 def thinned(count: int, most: int) -> np.ndarray:
-    """At most `most` of 0..count-1, evenly spread, the first and the last among them."""
+    """At most `most` of the indices 0..count-1, evenly spread from the first to the last."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
-def grid(images: np.ndarray, columns: int | None = None, min_pixels: int = 600) -> np.ndarray:
-    """Lays images [N, H, W, C] out in rows, as one image [H', W', C]; near square by default.
+def png_bytes(image: np.ndarray) -> bytes:
+    """An image [H, W, C] as the bytes of a PNG file."""
+    from PIL import Image
 
-    Each pixel becomes the smallest square that makes the grid `min_pixels` wide, gaps not counted.
-    """
-    count, _, width, channels = images.shape
-    columns = columns or math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    scale = max(1, math.ceil(min_pixels / (columns * width)))
-    tiles = images.repeat(scale, axis=1).repeat(scale, axis=2)
-    padding = (0, rows * columns - count), (0, GAP), (0, GAP), (0, 0)
-    tiles = np.pad(tiles, padding, constant_values=255)
-    tiles = tiles.reshape(rows, columns, *tiles.shape[1:]).swapaxes(1, 2)
-    return tiles.reshape(rows * tiles.shape[1], -1, channels)[:-GAP, :-GAP]
+    buffer = BytesIO()
+    Image.fromarray(_flat(image)).save(buffer, format="png")
+    return buffer.getvalue()
 
 
-def save_grid(
-    images: np.ndarray, path: str | Path, columns: int | None = None, min_pixels: int = 600
-) -> None:
-    """Writes `grid(images, columns, min_pixels)` as a PNG."""
-    _save_png(grid(images, columns, min_pixels), path)
+def save_png(image: np.ndarray, path: str | Path, synced: bool = True) -> None:
+    """Writes an image [H, W, C]; on disk at once if `synced`."""
+    from PIL import Image
+
+    with replacing(path, synced) as temporary:
+        Image.fromarray(_flat(image)).save(temporary, format="png")
 
 
 def save_images(images: np.ndarray, folder: str | Path) -> None:
     """Writes images [N, H, W, C] as folder/000000.png, folder/000001.png, ..."""
     for i, image in enumerate(images):
-        _save_png(image, Path(folder) / f"{i:06d}.png", synced=False)
+        save_png(image, Path(folder) / f"{i:06d}.png", synced=False)
 
 
 def save_gif(
@@ -61,7 +52,7 @@ def save_gif(
     """
     from PIL import Image
 
-    frames = frames[_shown_frames(len(frames), seconds)]
+    frames = frames[shown_frames(len(frames), seconds)]
     pages = [Image.fromarray(_flat(frame)) for frame in frames]
     durations = [max(20, round(100 * seconds / len(pages)) * 10)] * len(pages)
     durations[-1] += round(100 * hold_seconds) * 10
@@ -70,18 +61,42 @@ def save_gif(
         pages[0].save(temporary, format="gif", **options)
 
 
-def _save_png(image: np.ndarray, path: str | Path, synced: bool = True) -> None:
-    from PIL import Image
+def save_chain_strip(
+    x_t: np.ndarray, pred_xstart: np.ndarray, timesteps: Sequence[int], path: str | Path
+) -> None:
+    """Writes the reverse chain of a few samples: for each a row of x_t over one of predicted x_0.
 
-    with replacing(path, synced) as temporary:
-        Image.fromarray(_flat(image)).save(temporary, format="png")
+    `x_t` and `pred_xstart` are [K, N, H, W, C], N samples at the K `timesteps`.
+    """
+    moments, samples = x_t.shape[:2]
+    pixels = max(800, 60 * moments)  # a label such as t = 999 is nearly 60 wide
+    rows = np.concatenate([x_t, pred_xstart])
+    pairs = [grid(rows[:, n], moments, pixels) for n in range(samples)]
+    height, width, _ = pairs[0].shape
+    left, top, space = 44, 30, 12
+    total_width, total_height = left + width + space, top + samples * (height + space)
+    figure = new_figure(total_width / DPI, total_height / DPI)
+
+    def write(x: float, y: float, text: str, size: int) -> None:
+        position = x / total_width, 1 - y / total_height
+        figure.text(*position, text, ha="center", va="center", fontsize=size, color=INK)
+
+    for k, t in enumerate(timesteps):
+        write(left + (k + 0.5) * width / moments, top / 2 + 2, f"t = {t}", 9)
+    for n, pair in enumerate(pairs):
+        y = top + n * (height + space)
+        rgb = np.broadcast_to(pair, (height, width, 3))  # a colour map would round greys
+        figure.figimage(rgb, left, total_height - y - height, origin="upper")
+        write(left / 2, y + 0.25 * height, "$x_t$", 13)
+        write(left / 2, y + 0.75 * height, r"$\hat{x}_0$", 13)
+    save_figure(figure, path)
+
+
+def shown_frames(count: int, seconds: float) -> np.ndarray:
+    """Indices of at most 25 frames a second, evenly spread from the first to the last."""
+    return thinned(count, max(2, int(25 * seconds)))
 
 
 def _flat(image: np.ndarray) -> np.ndarray:
-    """[H, W] for a grey image, as Pillow wants it."""
+    """Drops the channel axis of a grey image, as Pillow wants it."""
     return image[..., 0] if image.shape[-1] == 1 else image
-
-
-def _shown_frames(count: int, seconds: float) -> np.ndarray:
-    """Indices of at most 25 frames a second, the first and the last among them."""
-    return thinned(count, max(2, int(25 * seconds)))

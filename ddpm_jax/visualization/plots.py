@@ -1,80 +1,44 @@
-"""Plots: curves, sweeps, scatter plots of points, and strips with labels."""
+"""Plots: curves of a log, terms of the bound, sweeps, scatter plots and GIFs of points."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddpm_jax.runtime.files import replacing
-from ddpm_jax.visualization.images import _shown_frames, grid, save_gif
+from ddpm_jax.visualization.figures import (
+    BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    PALE,
+    RED,
+    figure_pixels,
+    new_figure,
+    save_figure,
+)
+from ddpm_jax.visualization.images import save_gif, shown_frames
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
-DPI = 100
-
-
-INK, PALE, BLUE, RED = "#22303c", "#c3ccd5", "#1f6f8b", "#d1495b"
-
-
-MEASURES = {  # of guided samples, and what they tell
-    "accuracy": "accuracy: the class asked for",
-    "precision": "precision: looks real",
-    "recall": "recall: the variety of the real",
-    "frechet": "Frechet distance (less is better)",
-}
-
-
 QUARTERS = {  # of the chain: the four curves that lie beside the loss
     "loss_q0": ("0 ≤ t < T/4", BLUE),
-    "loss_q1": ("T/4 ≤ t < T/2", "#3fa796"),
-    "loss_q2": ("T/2 ≤ t < 3T/4", "#e9a03b"),
+    "loss_q1": ("T/4 ≤ t < T/2", GREEN),
+    "loss_q2": ("T/2 ≤ t < 3T/4", ORANGE),
     "loss_q3": ("3T/4 ≤ t < T", RED),
 }
 
 
-def save_chain_strip(
-    x_t: np.ndarray, pred_xstart: np.ndarray, timesteps: Sequence[int], path: str | Path
-) -> None:
-    """Writes the reverse chain of a few samples: a row of x_t over a row of the predicted x_0.
-
-    `x_t` and `pred_xstart` are [K, N, H, W, C], K moments of N samples; `timesteps` [K].
-    """
-    moments, samples = x_t.shape[:2]
-    pixels = max(800, 60 * moments)  # a label such as t = 999 is nearly 60 wide
-    rows = np.concatenate([x_t, pred_xstart])
-    pairs = [grid(rows[:, n], moments, pixels) for n in range(samples)]
-    height, width, _ = pairs[0].shape
-    left, top, space = 44, 30, 12
-    total_width, total_height = left + width + space, top + samples * (height + space)
-    figure = _figure(total_width / DPI, total_height / DPI)
-
-    def write(x: float, y: float, text: str, size: int) -> None:
-        position = x / total_width, 1 - y / total_height
-        figure.text(*position, text, ha="center", va="center", fontsize=size, color=INK)
-
-    for k, t in enumerate(timesteps):
-        write(left + (k + 0.5) * width / moments, top / 2 + 2, f"t = {t}", 9)
-    for n, pair in enumerate(pairs):
-        y = top + n * (height + space)
-        rgb = np.broadcast_to(pair, (height, width, 3))  # a colour map would round greys
-        figure.figimage(rgb, left, total_height - y - height, origin="upper")
-        write(left / 2, y + 0.25 * height, "$x_t$", 13)
-        write(left / 2, y + 0.75 * height, r"$\hat{x}_0$", 13)
-    _save_figure(figure, path)
-
-
-def save_points(points: np.ndarray, path: str | Path, reference: np.ndarray | None = None) -> None:
-    """Writes a scatter plot of points [N, 2], over `reference` points [M, 2] in a pale colour."""
-    figure = _figure(5, 5)
+def draw_points(points: np.ndarray, reference: np.ndarray | None = None) -> np.ndarray:
+    """A scatter plot of points [N, 2] over pale `reference` points [M, 2]: uint8 [H, W, 3]."""
+    figure = new_figure(5, 5)
     limit = _limit([points] if reference is None else [points, reference])
     axes = _scatter(figure, (0.02, 0.02, 0.96, 0.96), points, limit, None)
     if reference is not None:
         axes.scatter(*reference.T, s=36, color=PALE, linewidths=0, zorder=0)
-    _save_figure(figure, path)
+    return figure_pixels(figure)
 
 
 def save_points_row(
@@ -87,12 +51,12 @@ def save_points_row(
 
     `values` [N] colours the points, the same in every panel, so that the eye can follow them.
     """
-    figure = _figure(2.2 * len(panels), 2.45)
+    figure = new_figure(2.2 * len(panels), 2.45)
     for k, (points, title) in enumerate(zip(panels, titles, strict=True)):
         place = (k + 0.02) / len(panels), 0.02, 0.96 / len(panels), 0.86
         axes = _scatter(figure, place, points, _limit([points]), values)
         axes.set_title(title, fontsize=11, color=INK)
-    _save_figure(figure, path)
+    save_figure(figure, path)
 
 
 def save_points_gif(
@@ -104,19 +68,15 @@ def save_points_gif(
     hold_seconds: float = 1.0,
 ) -> None:
     """Writes points [K, N, 2] that move, as `save_gif` does; `values` as in `save_points_row`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure = _figure(4, 4.3)
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(4, 4.3)
     axes = _scatter(figure, (0.02, 0.02, 0.96, 0.9), frames[0], 1.0, values)
     pictures = []
-    for k in _shown_frames(len(frames), seconds):
+    for k in shown_frames(len(frames), seconds):
         limit = _limit([frames[k]])
         axes.collections[0].set_offsets(frames[k])
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit))
         axes.set_title(titles[k], fontsize=13, color=INK)
-        canvas.draw()
-        pictures.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+        pictures.append(figure_pixels(figure))
     save_gif(np.stack(pictures), path, seconds, hold_seconds)
 
 
@@ -134,7 +94,7 @@ def save_curves(records: Iterable[dict], path: str | Path) -> None:
             curves[key] = np.array(pairs, dtype=np.float64).T
     if "loss" not in curves:
         return
-    figure = _figure(8, 4.5)
+    figure = new_figure(8, 4.5)
     axes = figure.add_axes((0.09, 0.12, 0.88, 0.79))
     for key, (step, value) in curves.items():
         label, colour = QUARTERS.get(key, ("all t", INK))
@@ -151,7 +111,7 @@ def save_curves(records: Iterable[dict], path: str | Path) -> None:
     axes.grid(color=PALE, linewidth=0.6, alpha=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=5, frameon=False)
-    _save_figure(figure, path)
+    save_figure(figure, path)
 
 
 def save_bound(
@@ -162,7 +122,7 @@ def save_bound(
     path: str | Path,
 ) -> None:
     """Draws the terms of the variational bound and the errors of x_0 and eps by t, each [T]."""
-    figure = _figure(10, 4)
+    figure = new_figure(10, 4)
     left, right = figure.add_axes((0.08, 0.14, 0.4, 0.74)), figure.add_axes((0.57, 0.14, 0.4, 0.74))
     left.plot(timesteps, vb, color=INK, linewidth=1.4)
     left.set(xlabel="t", ylabel="bits per dimension", title="terms of the variational bound")
@@ -174,23 +134,25 @@ def save_bound(
         axes.set_yscale("log")
         axes.grid(color=PALE, linewidth=0.6, alpha=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    _save_figure(figure, path)
+    save_figure(figure, path)
 
 
-def save_sweep(rows: Sequence[dict], real: dict, path: str | Path) -> None:
-    """Draws what guidance does: a panel for each of MEASURES, against the scale.
+def save_sweep(
+    rows: Sequence[dict], real: Mapping[str, float], titles: Mapping[str, str], path: str | Path
+) -> None:
+    """Draws metrics of samples against the guidance scale, a panel for each of `titles`.
 
-    `rows`: a dict for each point, with the measures, `scale`, and `line`, which curve it is on.
-    `real` has the measures of real images, where there are any.
+    `rows`: a dict for each point, with its metrics by name, its `scale`, and `line`, the curve that
+    it is on. `real` has the metrics of real images.
     """
-    figure = _figure(3.4 * len(MEASURES), 3.6)
+    width = 1 / len(titles)
+    figure = new_figure(3.4 * len(titles), 3.6)
     lines = list(dict.fromkeys(row["line"] for row in rows))
-    for place, (name, title) in enumerate(MEASURES.items()):
-        left = (place + 0.17) / len(MEASURES)
-        axes = figure.add_axes((left, 0.15, 0.8 / len(MEASURES), 0.62))
+    for place, (name, title) in enumerate(titles.items()):
+        axes = figure.add_axes(((place + 0.17) * width, 0.15, 0.8 * width, 0.62))
         for i, line in enumerate(lines):
             points = sorted((row["scale"], row[name]) for row in rows if row["line"] == line)
-            shade = (INK, BLUE, "#3fa796", "#e9a03b", RED)[i % 5]
+            shade = (INK, BLUE, GREEN, ORANGE, RED)[i % 5]
             axes.plot(*zip(*points, strict=True), "o-", color=shade, markersize=4, label=line)
         axes.axhline(real[name], color=INK, linestyle=":", linewidth=1, label="real images")
         axes.set_title(title, fontsize=10, color=INK)
@@ -199,18 +161,7 @@ def save_sweep(rows: Sequence[dict], real: dict, path: str | Path) -> None:
         axes.grid(color=PALE, linewidth=0.6, alpha=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes.get_legend_handles_labels(), loc="upper center", ncols=8, frameon=False)
-    _save_figure(figure, path)
-
-
-def _figure(width_inches: float, height_inches: float) -> "Figure":
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width_inches, height_inches), dpi=DPI, facecolor="white")
-
-
-def _save_figure(figure: "Figure", path: str | Path) -> None:
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI)
+    save_figure(figure, path)
 
 
 def _limit(panels: Iterable[np.ndarray]) -> float:

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from ddpm_jax.evaluation.distances import frechet_distance, neighbour_radii, precision_recall
+from ddpm_jax.evaluation.distances import frechet_distance, neighbour_radii, share_among
 from tests.parity.golden import load
 
 
@@ -29,20 +29,19 @@ def test_the_frechet_distance_of_gaussians_is_its_closed_form():
 
 def test_precision_falls_by_strange_samples_and_recall_by_missing_ones():
     line = np.arange(100.0)[:, None]
-    assert precision_recall(line, line + 0.4) == (1, 1)
+    assert share_among(line, line + 0.4) == share_among(line + 0.4, line) == 1
     half = np.concatenate([line[:50], 1000 + 10 * line[:50]])
-    found = precision_recall(line, half, k=1)
-    assert found.precision == 0.5
-    assert found.recall == 0.51  # 50 is as far from 49 as 48 is
+    assert share_among(line, half, k=1) == 0.5  # precision
+    assert share_among(half, line, k=1) == 0.51  # recall; 50 is as far from 49 as 48 is
     with pytest.raises(ValueError, match="no 3-th neighbours"):
         neighbour_radii(line[:3], 3)
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch):
     a, b = np.random.default_rng(0).standard_normal((2, 90, 4))
-    whole = precision_recall(a, b + 1)
+    whole = share_among(a, b + 1)
     monkeypatch.setattr("ddpm_jax.evaluation.distances.BLOCK_ROWS", 7)
-    assert precision_recall(a, b + 1) == whole
+    assert share_among(a, b + 1) == whole
 
 
 def golden_cases(kind: str) -> list[str]:
@@ -64,9 +63,9 @@ def test_precision_recall_and_radii_are_the_original_ones(case):
     file = load("evaluator.npz")
     real, samples = (file.array(f"in/{case}/{name}") for name in ("ref", "sample"))
     for i, k in enumerate(file.meta["cases"][case]["nhood_sizes"]):
-        found = precision_recall(real, samples, k)
-        assert found.precision == file.array(f"out/{case}/f64/precision")[i]
-        assert found.recall == file.array(f"out/{case}/f64/recall")[i]
+        precision, recall = share_among(real, samples, k), share_among(samples, real, k)
+        assert precision == file.array(f"out/{case}/f64/precision")[i]
+        assert recall == file.array(f"out/{case}/f64/recall")[i]
         for name, x in (("ref", real), ("sample", samples)):
             radii = file.array(f"out/{case}/radii_{name}")[:, i]
             np.testing.assert_allclose(neighbour_radii(x, k), radii, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""The sweep: its samples are sample.py's, its numbers the judge's, and what is there stays."""
+"""The sweep: its samples are sample.py's, its numbers the classifier's, and files stay."""
 
 import json
 import re

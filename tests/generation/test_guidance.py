@@ -4,6 +4,7 @@ The runs are made by hand, with random weights: where a classifier leads is nois
 the label, the scale and the noise as a trained one's lead does.
 """
 
+import dataclasses
 import json
 import re
 import shutil
@@ -17,9 +18,9 @@ from PIL import Image
 
 import sample
 from ddpm_jax.config import serialization
-from ddpm_jax.generation import sample_files
-from ddpm_jax.generation.generator import UNGUIDED, SampleBatch, Scales
+from ddpm_jax.generation.chain import Chain
 from ddpm_jax.generation.guidance_options import read_classifier
+from ddpm_jax.generation.sample_batch import UNGUIDED, SampleBatch, Scales
 from ddpm_jax.runtime.script import run_script
 from tests.run_folders import make_run, tiny
 
@@ -168,39 +169,26 @@ def test_an_interval_without_a_step_guides_nowhere(draw):
     assert moved(images(draw(guided)), images(draw(command))).max() <= 1
 
 
-def test_classes_in_turn_have_a_row_each(tmp_path):
-    x = np.random.default_rng(0).integers(0, 255, (7, 4, 4, 1), np.uint8)
-    labels = np.arange(7, dtype=np.int32) % 3
-    drawn = SampleBatch(x, labels, [], np.empty((0, 7, 4, 4, 1)), np.empty((0, 7, 4, 4, 1)))
-    sample_files.save_samples(drawn, tmp_path, num_classes=3)
-    shown = np.asarray(Image.open(tmp_path / "grid.png"))
-    side = (shown.shape[1] - 2 * 2) // 3  # three columns with gaps of two pixels
-    for i in range(7):
-        tile = shown[i % 3 * (side + 2) :, i // 3 * (side + 2) :][:side, :side]
-        np.testing.assert_array_equal(tile[:: side // 4, :: side // 4], x[i, ..., 0])
-    assert (shown[side:, 2 * (side + 2) :] == 255).all()  # classes 1 and 2 have two each
-    assert sample_files.class_columns(labels[::-1], 3) is None
-    assert sample_files.class_columns(np.arange(1000) % 10, 10) == sample_files.ROW_SAMPLES
-
-
 def test_pictures_have_a_row_for_each_scale(tmp_path):
     """30 samples at 3 scales, of which 20 are shown and the chains of 21 were kept."""
     rng = np.random.default_rng(0)
     x, kept = (rng.integers(0, 256, (*n, 4, 4, 1), np.uint8) for n in [(90,), (2, 63)])
     scales = [Scales(s) for s in (0, 1, 4)]
-    drawn = SampleBatch(x, np.zeros(90, np.int32), [5, 0], kept, kept, scales)
-    sample_files.save_samples(drawn, tmp_path, low_res=x[:30])
-    # Tiles of 4 pixels, each 8 times as large, with 2 pixels between.
-    shown = np.asarray(Image.open(tmp_path / "grid.png"))
+    chain = Chain([5, 0], np.array([0.5, 0.9]), kept, kept)
+    batch = SampleBatch(x, np.zeros(90, np.int32), scales, chain=chain, low_res=x)
+    assert [scale.title for scale in scales] == ["unguided", "guidance 1", "guidance 4"]
+    assert batch.layout.note == "the first 20 of 30 samples at each scale"
+    batch.save(tmp_path)
+    # Tiles of 4 pixels, each 8 times as large, with 2 pixels between, right of the titles.
+    shown = np.asarray(Image.open(tmp_path / "grid.png"))[:, -(20 * 34 - 2) :]
     assert shown.shape == (3 * 34 - 2, 20 * 34 - 2)
     np.testing.assert_array_equal(shown[::34, ::34], x[:, 0, 0, 0].reshape(3, 30)[:, :20])
-    assert Image.open(tmp_path / "low_res.png").size == (20 * 34 - 2, 32)
+    assert Image.open(tmp_path / "low_res.png").size == Image.open(tmp_path / "grid.png").size
     assert len(list((tmp_path / "images").iterdir())) == 90
-    sample_files.save_chain(drawn, None, tmp_path)
-    chain = Image.open(tmp_path / "chain.gif")
-    assert chain.n_frames == 3 and chain.width > 5 * chain.height
+    film = Image.open(tmp_path / "chain.gif")
+    assert film.n_frames == 3 and film.width > 5 * film.height
     strip = Image.open(tmp_path / "chain.png").size
-    sample_files.save_chain(drawn._replace(scales=[UNGUIDED]), None, tmp_path)
+    dataclasses.replace(batch, scales=[UNGUIDED]).save(tmp_path)
     four = Image.open(tmp_path / "chain.png").size
     assert (strip[1] - 30) * 4 == (four[1] - 30) * 3  # a sample of each scale, or four of one
 
@@ -243,7 +231,7 @@ def test_a_model_that_enlarges_is_guided_when_it_comes_first(draw):
     np.testing.assert_array_equal(arrays(out)["arr_1"], [0, 1, 2, 0, 1] * 2)
 
 
-def test_a_log_probability_of_ones_own_guides_any_run(draw, place, tmp_path, monkeypatch):
+def test_any_log_probability_guides_any_run(draw, place, tmp_path, monkeypatch):
     """The example of the docs, as it is there, on a model by hand: samples of a brightness."""
     page = Path(sample.__file__).parent / "docs" / "guidance.md"
     (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
@@ -273,7 +261,7 @@ WRONG = [
     ("--workdir base --classifier of_mnist", "its data.name is tfds:mnist, the model's digits$"),
     (
         "--workdir base --classifier large",
-        "--classifier large does not fit --workdir base: its data",
+        "--classifier large does not fit the model of base: its d",
     ),
     ("--workdir base --classifier large", "its data.image_size is 8, the model's 4$"),
     ("--workdir base --classifier in_colour", "its data.channels is 3, the model's 1$"),
@@ -287,18 +275,18 @@ WRONG = [
     ("--workdir judge --classifier judge", "judge is the run of a classifier, which draws nothing"),
     (
         "--workdir plain --classifier five --upsampler up",
-        "--upsampler up has 3 classes, but --classifier 5; they must be the same",
+        "--upsampler up has 3 classes, but the classifier 5; they must be the same",
     ),
     (
         "--workdir plain --classifier judge --upsampler five_up",
-        "--upsampler five_up has 5 classes, but --classifier 3; they must be the same",
+        "--upsampler five_up has 5 classes, but the classifier 3; they must be the same",
     ),
     ("--workdir plain --classifier judge --labels 3", r"--labels 3: 3 is not among 0\.\.2"),
     ("--workdir plain --labels 1", "--labels 1: this model is unconditional; leave it out"),
     # Scales
     (
         "--workdir base --guidance-scale 2",
-        "--guidance-scale 2: there is no --classifier to guide; ",
+        "--guidance-scale 2: there is no classifier to guide; give --classifier DIR",
     ),
     ("--workdir base --classifier judge --guidance-scale=-1", "--guidance-scale -1: give a number"),
     ("--workdir base --classifier judge --guidance-scale 1,x", "--guidance-scale 1,x: give a numb"),
@@ -347,4 +335,4 @@ def test_the_same_schedule_in_other_words_fits(tmp_path):
     classifier = tiny(timesteps=1000, schedule="linear", kind="classifier", **words)
     (tmp_path / "config.json").write_text(serialization.to_json(classifier))
     config = tiny(timesteps=1000, schedule="linear")
-    assert read_classifier(tmp_path, Path("base"), config) == classifier
+    assert read_classifier("classifier", tmp_path, Path("base"), config) == classifier

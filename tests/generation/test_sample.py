@@ -14,9 +14,10 @@ from PIL import Image
 import sample
 from ddpm_jax.config import ParallelConfig, serialization
 from ddpm_jax.errors import UserError
-from ddpm_jax.generation.generator import make_drawer
+from ddpm_jax.generation import load_run
+from ddpm_jax.generation.generator import Generator
 from ddpm_jax.generation.labels import choose_labels
-from ddpm_jax.generation.sample_files import UNFINISHED
+from ddpm_jax.generation.output_folder import UNFINISHED
 from ddpm_jax.models import build_network
 from ddpm_jax.runs import checkpoints
 from ddpm_jax.runtime import devices
@@ -69,7 +70,7 @@ def test_ten_samples_are_the_first_of_thirty(tiny_run, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def drawn(tiny_run):
+def draw(tiny_run):
     """The first 16 samples, uint8, by batch size and number of devices."""
     config = serialization.read_config(tiny_run / "config.json")
     network = build_network(config)
@@ -82,8 +83,8 @@ def drawn(tiny_run):
         )
         chosen = dataclasses.replace(config.sample, batch_size=batch_size)
         labels = choose_labels("all", 16, config.model.num_classes, seed=0)
-        drawer = make_drawer(dataclasses.replace(config, sample=chosen), network, mesh)
-        return drawer(loaded.items["ema"], 0, labels).x
+        generator = Generator(dataclasses.replace(config, sample=chosen), network, mesh)
+        return generator.generate(loaded.items["ema"], 0, labels).images
 
     return draw
 
@@ -91,11 +92,22 @@ def drawn(tiny_run):
 @pytest.mark.parametrize(
     ("batch_size", "devices"), [(1, 1), (7, 1), (64, 1), (64, 2), (64, 8), (8, 8)]
 )
-def test_batches_and_devices_change_a_sample_by_rounding_alone(drawn, batch_size, devices):
-    reference, ours = drawn(16, 1).astype(int), drawn(batch_size, devices).astype(int)
+def test_batches_and_devices_change_a_sample_by_rounding_alone(draw, batch_size, devices):
+    reference, ours = draw(16, 1).astype(int), draw(batch_size, devices).astype(int)
     assert reference.std() > 50
     difference = np.abs(ours - reference)
     assert difference.max() <= ROUNDING and (difference > 0).mean() < 0.01
+
+
+def test_its_pictures_are_the_arrays_of_a_run_object(tiny_run, tmp_path, monkeypatch):
+    options = ["--num", "5", "--labels", "0-1", "--seed", "3", "--checkpoint", "4"]
+    files = draw_files(tiny_run, tmp_path, *options, monkeypatch=monkeypatch)
+    batch = load_run(tiny_run, checkpoint=4).generate(5, labels=[0, 1], seed=3)
+    np.testing.assert_array_equal(files["arr_0"], batch.images)
+    np.testing.assert_array_equal(files["arr_1"], batch.labels)
+    np.testing.assert_array_equal(Image.open(tmp_path / "grid.png"), batch.picture().squeeze())
+    newest = load_run(tiny_run).generate(5, labels=[0, 1], seed=3)
+    assert (newest.images != batch.images).any()
 
 
 def test_labels_are_chosen_for_each_sample_alone():
@@ -106,7 +118,7 @@ def test_labels_are_chosen_for_each_sample_alone():
     np.testing.assert_array_equal(random[:7], choose_labels("random", 7, 10, 0))
     assert len(set(random)) > 5 and (random != choose_labels("random", 50, 10, 1)).any()
     for spec, classes in [("10", 10), ("-1", 10), ("a", 10), ("1,", 10), ("3", 0)]:
-        with pytest.raises(UserError, match="--labels"):
+        with pytest.raises(UserError, match=f"labels={spec}: "):
             choose_labels(spec, 4, classes, 0)
 
 
@@ -155,7 +167,7 @@ def test_a_killed_command_goes_on_at_its_next_batch(tiny_run, tmp_path):
     parts = sorted(killed.glob(f"{UNFINISHED}/*/[0-9]*.npz"))
     assert 5 <= len(parts) < 50
     parts[1].write_bytes(parts[1].read_bytes()[:100])  # damaged: drawn again
-    # A part that is there is not drawn again: what was put into it comes out.
+    # A part that is there is not drawn again: the samples are those that were put into it.
     with np.load(parts[2]) as arrays:
         changed = dict(arrays) | {"x": 255 - arrays["x"]}
     np.savez(parts[2], **changed)
@@ -170,14 +182,4 @@ def test_a_killed_command_goes_on_at_its_next_batch(tiny_run, tmp_path):
     same = {name for name in ours if ours[name] == theirs[name]}
     assert len(ours.keys() - same) <= 8 + 4  # images, npz, grid, chain.png, chain.gif
 
-    # Other settings draw anew, whatever is left over.
-    process = subprocess.Popen([*command, "--out", str(killed)], cwd=root, env=environment)
-    while not list(killed.glob(f"{UNFINISHED}/*/*.npz")):
-        assert process.poll() is None
-    process.kill()
-    process.wait()
-    other = [*command, "--out", str(killed), "--seed", "1"]
-    subprocess.run(other, check=True, cwd=root, env=environment)
-    with np.load(killed / "samples.npz") as files_of_other_seed:
-        assert (files_of_other_seed["arr_0"][:8] != expected[:8]).mean() > 0.3
     assert not (killed / UNFINISHED).exists()

@@ -1,7 +1,7 @@
 """sample.py with super-resolution: images given, images drawn just before, and wrong ones of both.
 
 The runs are made by hand, with random weights: what they draw is noise, but noise that depends on
-all that the networks are told.
+all inputs of the networks.
 """
 
 import dataclasses
@@ -154,7 +154,7 @@ def test_labels_come_from_the_images_or_the_command(draw, command, labels):
     np.testing.assert_array_equal(arrays(draw(command))["arr_1"], labels)
 
 
-def test_an_upsampler_without_classes_is_told_none(draw):
+def test_an_upsampler_without_classes_gets_no_labels(draw):
     out = draw("--workdir base --upsampler plain_up --num 2 --labels 1 --frames 3")
     assert list(arrays(out)) == ["arr_0"]
     np.testing.assert_array_equal(arrays(out / "base")["arr_1"], [1, 1])
@@ -162,20 +162,26 @@ def test_an_upsampler_without_classes_is_told_none(draw):
 
 WRONG = [
     # What goes with what
-    ("--workdir up", r"up enlarges images of 4x4: give .* as --low-res, .* --workdir BASE --upsam"),
-    ("--workdir base --low-res flat", "--low-res flat: the model of base enlarges nothing"),
-    ("--workdir base --upsampler base", "--upsampler base: its model enlarges nothing"),
+    (
+        "--workdir up",
+        r"up enlarges images of 4x4: give --low-res PATH, .* another run and --upsampler up",
+    ),
+    (
+        "--workdir base --low-res flat",
+        "low_res is given, but the model of base enlarges nothing: leave",
+    ),
+    ("--workdir base --upsampler base", "--upsampler base enlarges nothing; leave it out"),
     ("--workdir base --upsampler nowhere", "nowhere is no run folder: it has no config.json"),
-    ("--workdir base --upsampler-steps 5", "--upsampler-steps 5: there is no --upsampler"),
+    ("--workdir base --upsampler-steps 5", "--upsampler-steps 5: there is no upsampler"),
     ("--workdir base --upsampler up --upsampler-steps 99", 'up: steps "99": cannot divide'),
     ("--workdir base --upsampler up --steps 98", 'base: steps "98": cannot divide'),
     (
         "--workdir up --low-res labelled.npz --upsampler up",
-        "--upsampler up enlarges images of 4x4x1; --workdir draws images of 8x8x1",
+        "--upsampler up enlarges images of 4x4x1; the first model draws images of 8x8x1",
     ),
     (
         "--workdir base --upsampler five_up",
-        "--upsampler five_up has 5 classes, but the model of --workdir 3; they must be the same",
+        "--upsampler five_up has 5 classes, but the first model 3; they must be the same",
     ),
     ("--workdir judge", "judge is the run of a classifier, which draws nothing"),
     # Images
@@ -236,7 +242,9 @@ def test_integers_of_a_csv_file_may_leave_out_classes(draw, place, tmp_path):
     np.testing.assert_array_equal(arrays(out)["arr_1"], [0, 1, 1])
 
 
-def test_a_csv_file_of_other_images_is_told_with_the_way_out(place, tmp_path, monkeypatch, capsys):
+def test_a_csv_file_of_other_images_is_refused_with_the_way_out(
+    place, tmp_path, monkeypatch, capsys
+):
     run = csv_labels(place, tmp_path, "other.jpg,0\n")
     monkeypatch.setattr(sys, "argv", f"sample.py --workdir {run} --low-res flat".split())
     with pytest.raises(SystemExit):
@@ -245,14 +253,16 @@ def test_a_csv_file_of_other_images_is_told_with_the_way_out(place, tmp_path, mo
     assert re.search(r"--low-res flat: .*labels\.csv: 1 of 1 rows .*; or give --labels", line)
 
 
-def test_samples_may_be_drawn_beside_those_of_the_base(draw, tmp_path, monkeypatch):
+def test_samples_of_a_base_are_safe_from_those_that_enlarge_them(draw, capsys, monkeypatch):
     out = draw("--workdir base --upsampler up --num 2")
-    whole, base = arrays(out), (out / "base" / "samples.npz").read_bytes()
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     again = f"sample.py --workdir up --low-res {out / 'base'} --out {out}"
     monkeypatch.setattr(sys, "argv", again.split())
-    sample.main()
-    np.testing.assert_array_equal(arrays(out)["arr_0"], whole["arr_0"])
-    assert (out / "base" / "samples.npz").read_bytes() == base
+    with pytest.raises(SystemExit):
+        run_script(sample.main)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(rf"--out {out} holds samples of another command \(.*low_res", line), line
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_a_model_that_train_py_made_enlarges_what_it_is_given(

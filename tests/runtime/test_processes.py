@@ -20,7 +20,7 @@ import evaluate
 import sample
 import train
 from ddpm_jax.errors import UserError
-from ddpm_jax.generation.sample_files import UNFINISHED
+from ddpm_jax.generation.output_folder import UNFINISHED
 from ddpm_jax.runtime import processes
 from ddpm_jax.runtime.script import run_script
 

@@ -15,7 +15,9 @@ import pytest
 import evaluate
 import sample
 import train
-from ddpm_jax.evaluation import guidance_sweep
+from ddpm_jax.evaluation import bits_per_dimension, guidance_sweep
+from ddpm_jax.generation import run as generation_run
+from ddpm_jax.generation import sample_batch
 from ddpm_jax.runs import checkpoints, folder
 from ddpm_jax.runtime import signals
 from ddpm_jax.runtime.script import run_script
@@ -284,15 +286,22 @@ def test_what_ends_a_run_amid_a_picture_costs_no_step(tmp_path, monkeypatch):
 def test_sampling_stops_too(tiny_run, tmp_path, monkeypatch, capsys):
     arguments = ["--workdir", str(tiny_run), "--num", "4", "--out", str(tmp_path / "drawn")]
     with monkeypatch.context() as patch:
-        signal_within(patch, sample.sample_files, "save_arrays")
+        signal_within(patch, sample_batch, "save_arrays")
         assert start(sample.main, arguments, patch) == 75
     assert "stopped by SIGTERM; the same command goes on" in capsys.readouterr().err
     assert start(sample.main, arguments, monkeypatch) == 0
 
 
-@pytest.mark.parametrize("module", [sample, evaluate, guidance_sweep])
+@pytest.mark.parametrize(
+    ("script", "module"),
+    [
+        (sample, generation_run),
+        (evaluate, bits_per_dimension),
+        (guidance_sweep, generation_run),
+    ],
+)
 def test_a_signal_that_nobody_passed_on_is_heard_at_the_next_batch(
-    tiny_run, tmp_path, monkeypatch, capsys, module
+    tiny_run, tmp_path, monkeypatch, capsys, script, module
 ):
     """As in a `deferred` block that ends with an error, or one that a library took for its own."""
     arguments = ["--workdir", str(tiny_run), "--num", "8", "--out", str(tmp_path / "out")]
@@ -302,12 +311,12 @@ def test_a_signal_that_nobody_passed_on_is_heard_at_the_next_batch(
         signals._received = signal.SIGTERM
         return progress(*arguments)
 
-    if module is guidance_sweep:
+    if script is guidance_sweep:
         make_run(
             tmp_path / "judge",
             tiny(kind="classifier", pool="adaptive", image_size=8, num_classes=10),
         )
         arguments += ["--judge", str(tmp_path / "judge"), "--steps", "5"]
     monkeypatch.setattr(module, "progress", unheard)
-    assert start(module.main, arguments, monkeypatch) == 75
+    assert start(script.main, arguments, monkeypatch) == 75
     assert "stopped by SIGTERM; the same command goes on" in capsys.readouterr().err

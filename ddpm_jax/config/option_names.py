@@ -1,0 +1,24 @@
+"""From the arguments that library code speaks of to the options of a command line."""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from ddpm_jax.errors import UserError
+
+
+@contextmanager
+def naming_options(options: type, renamed: Mapping[str, str] | None = None) -> Iterator[None]:
+    """In the block errors about `eta=2` speak of `--eta 2`.
+
+    The arguments are the fields of the dataclass `options`, and those that are `renamed`, as in
+    {"guidance_scale": "--scales"}.
+    """
+    names = [field.name for field in dataclasses.fields(options)]
+    known = {name: f"--{name.replace('_', '-')}" for name in names} | dict(renamed or {})
+    try:
+        yield
+    except UserError as error:
+        pattern = rf"\b({'|'.join(known)})="
+        raise UserError(re.sub(pattern, lambda name: f"{known[name[1]]} ", str(error))) from error

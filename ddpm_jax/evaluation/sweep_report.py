@@ -1,0 +1,55 @@
+"""A guidance sweep as files: sweep.json, the table sweep.md and the picture sweep.png.
+
+Their metrics are those of `metrics.METRICS`.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ddpm_jax.evaluation.metrics import METRICS, SampleMetrics
+from ddpm_jax.generation.sample_batch import Scales
+from ddpm_jax.runtime.files import replacing
+from ddpm_jax.visualization.plots import save_sweep
+
+
+def write(rows: Sequence[dict], real: SampleMetrics, num: int, out: Path) -> None:
+    """Writes the files. A row has its `steps`, its scales and its metrics; `real` has metrics."""
+    with replacing(out / "sweep.json") as temporary:
+        temporary.write_text(json.dumps({"rows": rows, "real": real}, indent=2) + "\n")
+    with replacing(out / "sweep.md") as temporary:
+        temporary.write_text(f"{num} samples in each row\n\n{table(rows, real)}\n")
+    titles = {name: metric.title for name, metric in METRICS.items()}
+    save_sweep(points(rows), real, titles, out / "sweep.png")
+
+
+def table(rows: Sequence[dict], real: SampleMetrics) -> str:
+    """A Markdown table, whose last row is that of real images."""
+    columns = ["steps", *Scales._fields, *METRICS]
+    lines = [columns, ["-"] * len(columns)]
+    lines += [[_shown(row[name]) for name in columns] for row in rows]
+    lines += [
+        ["real images", *[""] * len(Scales._fields), *(_shown(real[name]) for name in METRICS)]
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def points(rows: Sequence[dict]) -> list[dict]:
+    """The rows with their `scale` and their `line`: the curve that it stands on in the picture.
+
+    The scale is the first kind that varies; the other kinds and the steps name the line.
+    """
+    varying = [name for name in Scales._fields if len({row[name] for row in rows}) > 1]
+    scale, *others = varying or ["guidance"]
+    return [
+        row
+        | {
+            "scale": row[scale],
+            "line": " ".join([f"{row['steps']} steps", *(f"{k} {row[k]:g}" for k in others)]),
+        }
+        for row in rows
+    ]
+
+
+def _shown(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.3g}"

@@ -1,139 +1,112 @@
-"""Rules that a config must keep, and what breaks one."""
+"""The rules that a config must keep: the bounds of each field, and those across fields below.
 
-import math
+A rule yields (setting, its value, what it must be) for each setting that breaks it.
+"""
+
 from collections.abc import Iterator
 from dataclasses import fields
 
-from ddpm_jax.config.schema import Config, traced_steps
+from ddpm_jax.config.bounds import out_of_bounds
+from ddpm_jax.config.schema import Config
 from ddpm_jax.errors import UserError
+
+Problems = Iterator[tuple[str, object, str]]
 
 
 def check(config: Config) -> None:
     """Raises UserError for the first setting that cannot work, saying what would."""
-    for option, value, wanted in _problems(config):
-        raise UserError(f"--{option.replace('_', '-')} {value}: must be {wanted}")
+    for rule in RULES:
+        for setting, value, wanted in rule(config):
+            raise UserError(f"--{setting.replace('_', '-')} {value}: must be {wanted}")
 
 
-def _problems(config: Config) -> Iterator[tuple[str, object, str]]:
-    """(option, value, what it must be) for each setting out of bounds."""
-    data, model, diffusion, train = config.data, config.model, config.diffusion, config.train
+def bounds(config: Config) -> Problems:
     for section in fields(config):
-        for name, value in vars(getattr(config, section.name)).items():
-            numbers = value if isinstance(value, tuple) else (value,)
-            if not all(math.isfinite(n) for n in numbers if isinstance(n, float)):
-                yield f"{section.name}.{name}", value, "finite"
-    positive = {
-        "data.image_size": data.image_size,
-        "model.channels": model.channels,
-        "model.num_res_blocks": model.num_res_blocks,
-        "model.num_heads": model.num_heads,
-        "model.norm_groups": model.norm_groups,
-        "train.batch_size": train.batch_size,
-        "train.grad_accumulation_steps": train.grad_accumulation_steps,
-        "train.keep_checkpoints": train.keep_checkpoints,
-        "sample.num": config.sample.num,
-        "sample.batch_size": config.sample.batch_size,
-        "parallel.fsdp": config.parallel.fsdp,
-    }
-    yield from ((name, n, "at least 1") for name, n in positive.items() if n < 1)
-    not_negative = {
-        "model.num_head_channels": model.num_head_channels,
-        "model.num_heads_upsample": model.num_heads_upsample,
-        "data.low_res_size": data.low_res_size,
-        "diffusion.p2_gamma": diffusion.p2_gamma,
-        "train.steps": train.steps,
-        "train.warmup_steps": train.warmup_steps,
-        "train.weight_decay": train.weight_decay,
-        "train.gradient_clip_norm": train.gradient_clip_norm,
-        "train.checkpoint_every_steps": train.checkpoint_every_steps,
-        "train.sample_every_steps": train.sample_every_steps,
-        "train.log_every_steps": train.log_every_steps,
-        "train.validate_every_steps": train.validate_every_steps,
-        "train.early_stop_validations": train.early_stop_validations,
-        "train.max_skipped_steps": train.max_skipped_steps,
-        "parallel.data": config.parallel.data,
-    }
-    yield from ((name, n, "0 or more") for name, n in not_negative.items() if n < 0)
-    if model.num_classes < -1:
-        yield "model.num_classes", model.num_classes, "-1 (as many as the data set has) or more"
-    fractions = {
-        "model.dropout": model.dropout,
-        "diffusion.label_dropout": diffusion.label_dropout,
-        "train.ema_decay": train.ema_decay,
-        "train.adam_b1": train.adam_b1,
-        "train.adam_b2": train.adam_b2,
-    }
-    yield from ((name, n, "in [0, 1)") for name, n in fractions.items() if not 0 <= n < 1)
-    if not 0 <= config.sample.eta <= 1:
-        yield "sample.eta", config.sample.eta, "in [0, 1]"
-    if data.channels not in (1, 3):
-        yield "data.channels", data.channels, "1 (grey) or 3 (RGB)"
-    above_0 = {
-        "train.learning_rate": train.learning_rate,
-        "model.norm_epsilon": model.norm_epsilon,
-        "diffusion.min_snr_gamma": diffusion.min_snr_gamma,
-        "diffusion.p2_k": diffusion.p2_k,
-    }
-    yield from ((name, n, "above 0") for name, n in above_0.items() if n <= 0)
-    try:
-        traced_steps(config.profile)
-    except ValueError:
-        yield "profile.steps", config.profile.steps, "the first and the last step, as in 10:15"
-    if diffusion.timesteps < 2:
-        yield "diffusion.timesteps", diffusion.timesteps, "at least 2"
-    if not 0 <= train.seed < 2**32:
-        yield "train.seed", train.seed, "in [0, 2^32)"
-    extra = train.extra_ema_decays
-    if not all(0 < n < 1 for n in extra) or len({train.ema_decay, *extra}) <= len(extra):
+        for name, value, wanted in out_of_bounds(getattr(config, section.name)):
+            yield f"{section.name}.{name}", value, wanted
+
+
+def averages(config: Config) -> Problems:
+    extra = config.train.extra_ema_decays
+    if not all(0 < n < 1 for n in extra) or len({config.train.ema_decay, *extra}) <= len(extra):
         wanted = "in (0, 1), none of them twice, and none that of --train.ema-decay"
         yield "train.extra_ema_decays", extra, wanted
-    if train.batch_size % train.grad_accumulation_steps:
-        parts = train.grad_accumulation_steps
-        yield "train.grad_accumulation_steps", parts, f"a divisor of the batch {train.batch_size}"
-    if diffusion.schedule in ("cosine", "jsd"):
-        bounds = {"beta_start": diffusion.beta_start, "beta_end": diffusion.beta_end}
-        wanted = f"None: --diffusion.schedule {diffusion.schedule} has no such bound"
-        yield from (
-            (f"diffusion.{name}", beta, wanted) for name, beta in bounds.items() if beta is not None
-        )
-    if train.early_stop_validations and not (data.held_out and train.validate_every_steps):
-        wanted = "0 without --data.held-out and --train.validate-every-steps"
-        yield "train.early_stop_validations", train.early_stop_validations, wanted
-    if config.sample.eta and config.sample.sampler != "ddim":
-        yield "sample.eta", config.sample.eta, "0 but for --sample.sampler ddim"
-    if diffusion.label_dropout and not model.num_classes:
-        yield "diffusion.label_dropout", diffusion.label_dropout, "0 without --model.num-classes"
+
+
+def batches(config: Config) -> Problems:
+    micro_batches, batch_size = config.train.grad_accumulation_steps, config.train.batch_size
+    if batch_size % micro_batches:
+        wanted = f"a divisor of the batch {batch_size}"
+        yield "train.grad_accumulation_steps", micro_batches, wanted
+
+
+def betas(config: Config) -> Problems:
+    diffusion = config.diffusion
+    if diffusion.schedule not in ("cosine", "jsd"):
+        return
+    for name in ("beta_start", "beta_end"):
+        if getattr(diffusion, name) is not None:
+            wanted = f"None: --diffusion.schedule {diffusion.schedule} has no such bound"
+            yield f"diffusion.{name}", getattr(diffusion, name), wanted
+
+
+def losses(config: Config) -> Problems:
+    diffusion = config.diffusion
     if diffusion.weighting != "none" and diffusion.loss in ("kl", "rescaled_kl"):
         yield "diffusion.weighting", diffusion.weighting, "none for --diffusion.loss kl"
-    if data.low_res_size and model.kind != "unet":
-        yield "data.low_res_size", data.low_res_size, f"0 for --model.kind {model.kind}"
-    if data.low_res_size and (
-        data.image_size % data.low_res_size or data.low_res_size == data.image_size
-    ):
-        wanted = f"0, or a divisor of {data.image_size} that is less"
-        yield "data.low_res_size", data.low_res_size, wanted
-    points = data.name == "s_curve"
-    if points and data.held_out:
+
+
+def early_stopping(config: Config) -> Problems:
+    train = config.train
+    validates = config.data.held_out and train.validate_every_steps
+    if train.early_stop_validations and not validates:
+        wanted = "0 without --data.held-out and --train.validate-every-steps"
+        yield "train.early_stop_validations", train.early_stop_validations, wanted
+
+
+def sampling(config: Config) -> Problems:
+    if config.sample.eta and config.sample.sampler != "ddim":
+        yield "sample.eta", config.sample.eta, "0 but for --sample.sampler ddim"
+
+
+def low_resolution(config: Config) -> Problems:
+    low, side = config.data.low_res_size, config.data.image_size
+    if low and config.model.kind != "unet":
+        yield "data.low_res_size", low, f"0 for --model.kind {config.model.kind}"
+    if low and (side % low or low == side):
+        yield "data.low_res_size", low, f"0, or a divisor of {side} that is less"
+
+
+def points(config: Config) -> Problems:
+    data, model = config.data, config.model
+    of_points = data.name == "s_curve"
+    if of_points and data.held_out:
         yield "data.held_out", data.held_out, "empty: points are not validated on"
-    if points != (model.kind == "mlp"):
-        yield "model.kind", model.kind, f"{'mlp' if points else 'unet'} for --data.name {data.name}"
-    if model.kind == "classifier" and diffusion.label_dropout:
-        yield "diffusion.label_dropout", diffusion.label_dropout, "0 for a classifier"
-    if model.kind == "classifier" and model.num_classes in (0, 1):
-        yield "model.num_classes", model.num_classes, "2 or more for a classifier"
+    if of_points != (model.kind == "mlp"):
+        kind = "mlp" if of_points else "unet"
+        yield "model.kind", model.kind, f"{kind} for --data.name {data.name}"
     if model.kind == "mlp" and model.dropout:
         yield "model.dropout", model.dropout, "0 for --model.kind mlp"
     if model.kind == "mlp" and model.remat:
         yield "model.remat", model.remat, "False for --model.kind mlp, which has no blocks"
-    if points and model.num_classes:
+    if of_points and model.num_classes:
         yield "model.num_classes", model.num_classes, "0: the points of s_curve have no labels"
-    if model.kind != "mlp":
-        yield from _unet_problems(config)
 
 
-def _unet_problems(config: Config) -> Iterator[tuple[str, object, str]]:
-    model, side = config.model, config.data.image_size
-    widths = [int(mult * model.channels) for mult in model.channel_mult]
+def classes(config: Config) -> Problems:
+    label_dropout, num_classes = config.diffusion.label_dropout, config.model.num_classes
+    if label_dropout and not num_classes:
+        yield "diffusion.label_dropout", label_dropout, "0 without --model.num-classes"
+    if config.model.kind == "classifier" and label_dropout:
+        yield "diffusion.label_dropout", label_dropout, "0 for a classifier"
+    if config.model.kind == "classifier" and num_classes in (0, 1):
+        yield "model.num_classes", num_classes, "2 or more for a classifier"
+
+
+def levels(config: Config) -> Problems:
+    model, side, widths = config.model, config.data.image_size, _widths(config)
+    if model.kind == "mlp":
+        return
     if not widths or min(widths) < 1:
         yield "model.channel_mult", model.channel_mult, "one positive number or more"
         return
@@ -141,27 +114,52 @@ def _unet_problems(config: Config) -> Iterator[tuple[str, object, str]]:
         yield "data.image_size", side, f"a multiple of {2 ** (len(widths) - 1)}, or fewer levels"
     # The hidden layer of this head has 2048, models.classifier.HIDDEN.
     normed = [*widths, 2048] if model.pool == "spatial_v2" else widths
-    for width in normed:
-        if width % model.norm_groups:
-            wanted = f"a divisor of the width of every level, {widths}"
-            yield "model.norm_groups", model.norm_groups, wanted
-    sides = [side // 2**level for level in range(len(widths))]
-    for resolution in model.attention_resolutions:
-        if resolution not in sides:
-            yield (
-                "model.attention_resolutions",
-                resolution,
-                f"among the sides of the levels, {sides}",
-            )
+    if any(width % model.norm_groups for width in normed):
+        wanted = f"a divisor of the width of every level, {widths}"
+        yield "model.norm_groups", model.norm_groups, wanted
+
+
+def attention(config: Config) -> Problems:
+    model, widths = config.model, _widths(config)
+    if model.kind == "mlp":
+        return
+    sides = [config.data.image_size // 2**level for level in range(len(widths))]
+    for side in model.attention_resolutions:
+        if side not in sides:
+            wanted = f"among the sides of the levels, {sides}"
+            yield "model.attention_resolutions", side, wanted
     attending = {
-        w for w, at in zip(widths, sides, strict=True) if at in model.attention_resolutions
+        width
+        for width, side in zip(widths, sides, strict=True)
+        if side in model.attention_resolutions
     }
-    heads = (
-        ("num_head_channels",) if model.num_head_channels else ("num_heads", "num_heads_upsample")
-    )
+    by_channels = model.num_head_channels > 0
+    heads = ("num_head_channels",) if by_channels else ("num_heads", "num_heads_upsample")
     for name in heads:
-        # The middle attends always, and has as many heads as the way down.
-        for width in attending | ({widths[-1]} if name != "num_heads_upsample" else set()):
+        # The middle always attends, and has as many heads as the encoder.
+        middle = set() if name == "num_heads_upsample" else {widths[-1]}
+        for width in attending | middle:
             if width % (getattr(model, name) or 1):
                 wanted = f"a divisor of the width of every level that attends, here {width}"
                 yield f"model.{name}", getattr(model, name), wanted
+
+
+def _widths(config: Config) -> list[int]:
+    """Channels of each level of a U-Net or a classifier."""
+    return [int(mult * config.model.channels) for mult in config.model.channel_mult]
+
+
+RULES = (
+    bounds,  # first, so that the others may divide
+    averages,
+    batches,
+    betas,
+    early_stopping,
+    sampling,
+    losses,
+    low_resolution,
+    points,
+    classes,
+    levels,
+    attention,
+)

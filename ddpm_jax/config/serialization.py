@@ -1,4 +1,4 @@
-"""A config as JSON and back, and what tells two configs apart."""
+"""A config as JSON and back."""
 
 import dataclasses
 import json
@@ -12,16 +12,36 @@ from ddpm_jax.errors import UserError
 
 T = TypeVar("T")
 
+# Of the whole run folder. Higher where code that knows only the version before would misread it.
+FORMAT_VERSION = 1
+
 
 def to_json(config: Config) -> str:
-    """The config as JSON, a field a line."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    """The config as JSON, a field a line, after the version of the run folder's format."""
+    values = {"format_version": FORMAT_VERSION} | dataclasses.asdict(config)
+    return json.dumps(values, indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """The inverse of `to_json`. Fields that older versions did not write have their defaults.
+
+    Raises ValueError for what is no config, and for the format of a newer version.
+    """
+    values = json.loads(text)
+    if isinstance(values, dict):
+        version = _typed(values.pop("format_version", 1), int, "format_version")
+        if version > FORMAT_VERSION:
+            raise ValueError(
+                f"its format_version is {version}, and this ddpm_jax reads up to {FORMAT_VERSION}: "
+                "update ddpm_jax"
+            )
+    return from_dict(Config, values)
 
 
 def read_config(path: Path) -> Config:
     """The config that a run folder's config.json holds; raises UserError."""
     try:
-        return from_dict(Config, json.loads(path.read_text()))
+        return from_json(path.read_text())
     except FileNotFoundError as error:
         raise UserError(
             f"{path.parent} is no run folder: it has no {path.name}; "
@@ -83,39 +103,3 @@ def flat(config: Config) -> dict[str, Any]:
         for section, fields in dataclasses.asdict(config).items()
         for field, value in fields.items()
     }
-
-
-def differences(new: Config, old: Config) -> list[str]:
-    """One phrase for each field that changes what the run computes: `train.seed 0 -> 1`.
-
-    Left out are the fields that a resumed run may change: devices, what memory is traded for, where
-    the data lie, how often things happen, how pictures are drawn, whether a failed save stops it;
-    the number of steps, while the learning rate does not depend on it; the patience of early
-    stopping; and names of classes where there were none.
-    """
-    free = {"data.dir", "model.remat"} | {
-        f"train.{name}"
-        for name in (
-            "checkpoint_every_steps",
-            "keep_checkpoints",
-            "sample_every_steps",
-            "log_every_steps",
-            "validate_every_steps",
-            "max_skipped_steps",
-            "stop_on_failed_save",
-        )
-    }
-    if new.train.learning_rate_decay == "constant":
-        free.add("train.steps")
-    if new.train.early_stop_validations and old.train.early_stop_validations:
-        free.add("train.early_stop_validations")
-    if not old.data.class_names:  # as in every run older than the field
-        free.add("data.class_names")
-    before = flat(old)
-    return [
-        f"{name} {before[name]} -> {value}"
-        for name, value in flat(new).items()
-        if name.startswith(("data.", "model.", "diffusion.", "train."))
-        and value != before[name]
-        and name not in free
-    ]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ddpm_jax.config import Config, serialization
+from ddpm_jax.config import Config, resuming, serialization
 from ddpm_jax.diffusion.process import VARIANCES
 from ddpm_jax.errors import UserError
 from ddpm_jax.runs import checkpoints
@@ -18,16 +18,19 @@ def create_run_folder(workdir: Path, config: Config) -> None:
     path = workdir / "config.json"
     if path.exists():
         old = serialization.read_config(path)
-        changed = serialization.differences(config, old)
-        wanted = "give the settings it was started with"
+        changed = resuming.differences(config, old)
+        notices = resuming.consequences(config, old)
+        wanted = f"give the settings it was started with; {resuming.ways_out(str(workdir), old)}"
         if checkpoints.only_imported(workdir / "checkpoints"):
-            changed = _of_the_network(changed, config, old)
+            changed, notices = _of_the_network(changed, config, old), []
             wanted = "import its weights anew with --model CONFIG"
         if changed:
             raise UserError(
                 f"{workdir} holds a run of another config ({', '.join(changed)}): choose another "
                 f"--workdir, or {wanted}"
             )
+        for line in notices:
+            print(line)
     try:
         with replacing(path) as temporary:
             temporary.write_text(serialization.to_json(config))
@@ -36,7 +39,7 @@ def create_run_folder(workdir: Path, config: Config) -> None:
 
 
 def _of_the_network(changed: list[str], new: Config, old: Config) -> list[str]:
-    """Those of `serialization.differences` that imported weights would not survive."""
+    """Those of `resuming.differences` that imported weights would not survive."""
     learned = [VARIANCES[config.diffusion.variance].learned for config in (new, old)]
     free = {"model.dropout", "model.dtype", "model.remat"}
     fixed = {"data.image_size", "data.channels", "data.low_res_size"}

@@ -1,0 +1,73 @@
+"""What a resumed run may change of its config, and what makes it another run."""
+
+import typing
+
+from ddpm_jax.config.schema import Config
+from ddpm_jax.config.serialization import flat
+
+# Settings, and whole sections, that change nothing that a run computes: where the data lie, what
+# memory is traded for, how often things happen, what a failure does, how samples are drawn, which
+# devices share the work, what is traced. README lists them.
+MAY_CHANGE = frozenset(
+    {
+        "data.dir",
+        "model.remat",
+        "train.checkpoint_every_steps",
+        "train.keep_checkpoints",
+        "train.sample_every_steps",
+        "train.log_every_steps",
+        "train.validate_every_steps",
+        "train.max_skipped_steps",
+        "train.stop_on_failed_save",
+        "sample",
+        "parallel",
+        "profile",
+    }
+)
+
+
+def differences(new: Config, old: Config) -> list[str]:
+    """One phrase for each setting that changes what the run computes: `train.seed 0 -> 1`."""
+    before = flat(old)
+    return [
+        f"{name} {before[name]} -> {value}"
+        for name, value in flat(new).items()
+        if value != before[name] and not _may_change(name, new, old)
+    ]
+
+
+def _may_change(name: str, new: Config, old: Config) -> bool:
+    match name:
+        case "train.steps":
+            return new.train.learning_rate_decay == "constant" or new.train.steps > old.train.steps
+        case "train.early_stop_validations":  # its patience, but not whether it is at work
+            return bool(new.train.early_stop_validations and old.train.early_stop_validations)
+        case "data.class_names":  # runs of older versions have none
+            return not (old.data.class_names and new.model.num_classes)
+    return bool({name, name.partition(".")[0]} & MAY_CHANGE)
+
+
+def consequences(new: Config, old: Config) -> list[str]:
+    """A line for each change that a resumed run may make, but not without a word."""
+    train, before = new.train, old.train
+    if train.learning_rate_decay == "constant" or train.steps <= before.steps:
+        return []
+    return [
+        f"the learning rate now falls to 0 at step {train.steps} instead of {before.steps}: from "
+        "the step resumed on it is higher than it would have been"
+    ]
+
+
+def ways_out(workdir: str, config: Config) -> str:
+    """What a user can do whose `differences` from the run in `workdir` are refused."""
+    sections = typing.get_type_hints(Config)
+    free = (f"{name}.*" if name in sections else name for name in sorted(MAY_CHANGE))
+    text = f"a resumed run may change {', '.join(free)}, and train for more train.steps"
+    if config.model.kind == "mlp":  # its weights cannot be exported
+        return text
+    module = "python -m ddpm_jax.interop"
+    return (
+        f"{text}; to start from its averaged weights in a new folder: {module}.export_weights "
+        f"--workdir {workdir} --to weights.pt, then {module}.import_weights weights.pt "
+        "--model CONFIG.py --out NEW, then python train.py --config CONFIG.py --workdir NEW"
+    )

@@ -192,7 +192,7 @@ TRAIN = [
     # Run folders
     ("--workdir file", r"--workdir file cannot be written: File exists"),
     ("--workdir file/below", r"--workdir file/below cannot be written: Not a directory"),
-    (["--workdir", ""], r"--workdir: is empty; give a path"),
+    (["--workdir", ""], r"--workdir is empty; give a path"),
 ]
 
 SAMPLE = [
@@ -230,14 +230,14 @@ OPTIONS = [
         r"Unrecognized options: --train\.batchsize.*--train\.batch-size",
     ),
     (train.main, "--train.batch_sizes 3", r"Unrecognized options.*--train\.batch-size INT"),
-    (train.main, "--train.steps many", r"--train\.steps: invalid literal for int.*'many'"),
+    (train.main, "--train.steps many", r"--train\.steps: 'many' is no whole number; give one"),
     (train.main, "--model.dtype float16", r"invalid choice 'float16'.*'float32', 'bfloat16'"),
     (train.main, "--data.flip perhaps", r"invalid choice 'perhaps'.*'True'"),
-    (train.main, "stray", "Unrecognized options: stray"),
+    (train.main, "--dry-run --data.nam x stray", "Unrecognized options: --data.nam, x, stray"),
     (sample.main, "--num 3", "--workdir PATH"),
     (sample.main, "--workdir x --workdri y", r"Unrecognized options.*--workdir PATH"),
-    (sample.main, "--workdir x --sampler plms", "invalid choice 'plms'.*'ddpm'"),
-    (sample.main, "--workdir x --num many", r"--num: .*invalid literal for int.*'many'"),
+    (sample.main, "--workdir x --sampler plms", "unknown sampler: plms; there are: ddpm, "),
+    (sample.main, "--workdir x --num many", "--num: 'many' is no whole number"),
 ]
 
 

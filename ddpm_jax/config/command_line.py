@@ -7,13 +7,16 @@ import importlib.util
 import itertools
 import os
 import re
+import shutil
+import textwrap
 import typing
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ddpm_jax.config import serialization
-from ddpm_jax.config.schema import Config
+from ddpm_jax.config.schema import Config, DataConfig
 from ddpm_jax.config.validation import check
 from ddpm_jax.errors import UserError
 
@@ -21,58 +24,118 @@ T = TypeVar("T")
 
 DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "digits.py"
 
+TRAIN_DESCRIPTION = """
+Trains a diffusion model, or goes on where an earlier run of the same command stopped.
+
+    python train.py
+    python train.py --config configs/cifar10.py --workdir runs/mine --train.batch-size 64
+
+Its own options come first. Each of the others changes one setting of the config.
+"""
+
+
+@dataclass(frozen=True)
+class TrainOptions(Config):
+    """The options of train.py: its own, and every setting of the config."""
+
+    config: Path = DEFAULT_CONFIG  # Python file whose get_config() gives the settings
+    workdir: Path | None = None  # run folder, made or resumed; None: runs/<name of the config>
+    dry_run: bool = False  # only say what the run would need, and end
+
 
 def parse_train(argv: Sequence[str]) -> tuple[Config, Path, bool]:
     """The config and the run folder that `train.py`'s arguments ask for; whether for a dry run.
 
-    Raises UserError for a config that cannot be read or used; tyro exits with 2 for options that
-    it does not know or cannot read.
+    A first word that is no option is the `--config`. Raises UserError for a config that cannot be
+    read or used; tyro exits with 2 for options that it does not know or cannot read.
     """
-    border = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
-    border.add_argument("--config", type=_path, default=DEFAULT_CONFIG)
-    border.add_argument("--workdir", type=_path)
-    border.add_argument("--dry-run", action="store_true")
-    args, rest = border.parse_known_args(argv)
-    description = (
-        "Trains a diffusion model. --config FILE (default: configs/digits.py) gives the settings, "
-        "--workdir DIR (default: runs/<config name>) the folder that the run is kept in and "
-        "resumed from; --dry-run only says what the run would need. The options below override "
-        "single fields of the config."
-    )
-    config = parse(Config, rest, default=load_config(args.config), description=description)
+    argv = _with_first_option("--config", argv)
+    file = _config_file(argv)
+    default = TrainOptions(config=_shown(file), **_sections(load_config(file)))
+    options = parse(TrainOptions, argv, default, TRAIN_DESCRIPTION)
+    config = Config(**_sections(options))
+    config = dataclasses.replace(config, data=_with_folder(config.data))
     check(config)
-    return config, args.workdir or Path("runs") / args.config.stem, args.dry_run
+    return config, options.workdir or Path("runs") / file.stem, options.dry_run
+
+
+def _config_file(argv: Sequence[str]) -> Path:
+    """The file of --config, which must be known before its settings are options."""
+    border = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
+    border.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
+    return border.parse_known_args(argv)[0].config
+
+
+def _with_first_option(option: str, argv: Sequence[str]) -> Sequence[str]:
+    """`argv`, of which a first word that is no option is the value of `option`."""
+    given = any(word.partition("=")[0] == option for word in argv)
+    return argv if given or not argv or argv[0].startswith("-") else [option, *argv]
+
+
+def _shown(path: Path) -> Path:
+    """As a user would write it."""
+    absolute = path.absolute()
+    return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else path
+
+
+def _sections(config: Config) -> dict[str, Any]:
+    return {section.name: getattr(config, section.name) for section in dataclasses.fields(Config)}
+
+
+def _with_folder(data: DataConfig) -> DataConfig:
+    """A name that is no data set's, but an existing folder's, means that folder of images."""
+    known = data.name in ("digits", "s_curve") or ":" in data.name
+    if known or not data.name or not Path(data.name).is_dir():
+        return data
+    return dataclasses.replace(data, name=f"folder:{Path(data.name)}")
+
+
+def parse(cls: type[T], argv: Sequence[str], default: T | None = None, description: str = "") -> T:
+    """A dataclass from `--field VALUE` options, written the same for every type.
+
+    A first word that is no option is the `--workdir`, where there is one. Raises UserError for a
+    path that is empty, as an unset shell variable leaves it: it would be the current folder.
+    """
+    import tyro
+
+    from ddpm_jax.config.primitives import registry
+
+    kinds = typing.get_type_hints(cls)
+    if "workdir" in kinds:
+        argv = _with_first_option("--workdir", argv)
+    _refuse_empty_paths(argv, {name for name, kind in kinds.items() if _is_path(kind)})
+    if {"-h", "--help"} & set(argv):
+        print(f"{_wrapped(description)}\n")
+    return tyro.cli(
+        tyro.conf.FlagConversionOff[cls],
+        default=tyro.MISSING_NONPROP if default is None else default,
+        args=list(argv),
+        description="",
+        registry=registry(),
+    )
+
+
+def _refuse_empty_paths(argv: Sequence[str], paths: Set[str]) -> None:
+    for word, following in itertools.pairwise([*argv, "."]):
+        option, equals, value = word.partition("=")
+        empty = (value if equals else following) == ""
+        if empty and option.removeprefix("--").replace("-", "_") in paths:
+            raise UserError(f"{option} is empty; give a path")
 
 
 def _is_path(kind: object) -> bool:
     return kind is Path or Path in typing.get_args(kind)
 
 
-def _path(text: str) -> Path:
-    if not text:  # what an unset shell variable leaves; as a path it would be the current folder
-        raise argparse.ArgumentTypeError("is empty; give a path")
-    return Path(text)
+def _wrapped(text: str) -> str:
+    """A docstring as wide as the terminal, up to 100; its commands, which are indented, as is.
 
-
-def parse(cls: type[T], argv: Sequence[str], default: T | None = None, description: str = "") -> T:
-    """A dataclass from `--field VALUE` options, written the same for every type.
-
-    Raises UserError for a path that is empty, as an unset shell variable leaves it: it would be the
-    current folder.
+    tyro would join the lines of each paragraph, and leave it to the terminal where they break.
     """
-    import tyro
-
-    paths = {name for name, kind in typing.get_type_hints(cls).items() if _is_path(kind)}
-    for word, following in itertools.pairwise([*argv, "."]):
-        option, equals, value = word.partition("=")
-        empty = (value if equals else following) == ""
-        if empty and option.removeprefix("--").replace("-", "_") in paths:
-            raise UserError(f"{option} is empty; give a path")
-    return tyro.cli(
-        tyro.conf.FlagConversionOff[cls],
-        default=tyro.MISSING_NONPROP if default is None else default,
-        args=list(argv),
-        description=description,
+    width = min(shutil.get_terminal_size().columns, 100)
+    paragraphs = text.strip().split("\n\n")
+    return "\n\n".join(
+        each if each.startswith(" ") else textwrap.fill(each, width) for each in paragraphs
     )
 
 
@@ -100,7 +163,9 @@ def load_config(path: Path) -> Config:
 
 def _known_configs(path: Path) -> str:
     """The file that was meant instead of `path`, or all: those beside it and the project's."""
-    files = [*sorted(path.parent.glob("*.py")), *sorted(DEFAULT_CONFIG.parent.glob("*.py"))]
+    scripts = DEFAULT_CONFIG.parents[1].glob("*.py")
+    beside = set(path.parent.resolve().glob("*.py")) - set(scripts)
+    files = [*sorted(beside), *sorted(DEFAULT_CONFIG.parent.glob("*.py"))]
     shown = {file.stem: os.path.relpath(file) for file in reversed(files)}
     if close := difflib.get_close_matches(path.stem, shown, n=1):
         return f"did you mean {shown[close[0]]}?"

@@ -90,7 +90,7 @@ class DiffusionConfig:
     """The forward process, what the network predicts, and the loss."""
 
     timesteps: ChainLength = 1000  # T, the length of the chain in training
-    schedule: Schedule = "linear"
+    schedule: Schedule = "linear"  # of the betas
     beta_start: float | None = None  # first beta; None: the schedule's own
     beta_end: float | None = None  # last beta; None: the schedule's own
     sigmoid_range: tuple[float, float] = (-6.0, 6.0)  # part of the sigmoid that betas follow

@@ -1,4 +1,4 @@
-"""Configs on their way through the command line and JSON."""
+"""Configs on their way through JSON, and what each of their fields means."""
 
 import ast
 import dataclasses
@@ -122,38 +122,3 @@ def test_every_field_says_what_it_means(section: str) -> None:
         # A field over several lines shares its comment with the fields around it.
         several = node.end_lineno > node.lineno
         assert explained or several or f"{section}.{node.target.id}" in known, node.target.id
-
-
-def test_help_lists_every_field_with_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        command_line.parse_train(["--help"])
-    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert end.value.code == 0
-    for section, kind in SECTIONS.items():
-        for field in dataclasses.fields(kind):
-            assert f"--{section}.{field.name.replace('_', '-')} " in shown
-    for meaning in ("examples a step, over all devices", "--workdir DIR", "the network sees t"):
-        assert meaning in shown
-
-
-def test_options_override_single_fields() -> None:
-    command = (
-        "--train.batch-size 64 --model.channel-mult 1 2 --data.flip True --sample.steps ddim25 "
-        "--model.attention-resolutions --diffusion.schedule linear --diffusion.beta-end 0.5 "
-        "--workdir some/where"
-    )
-    ours, workdir, dry_run = command_line.parse_train(command.split())
-    assert workdir == Path("some/where") and not dry_run
-    assert command_line.parse_train(["--dry-run", *command.split()])[0] == ours
-    theirs = command_line.load_config(command_line.DEFAULT_CONFIG)
-    assert (ours.train.batch_size, ours.model.channel_mult) == (64, (1, 2))
-    assert ours.data.flip is True and ours.sample.steps == "ddim25"
-    assert ours.model.attention_resolutions == () and ours.diffusion.beta_end == 0.5
-    assert dataclasses.replace(ours.train, batch_size=theirs.train.batch_size) == theirs.train
-
-
-def test_the_run_folder_is_named_after_the_config(tmp_path: Path) -> None:
-    assert command_line.parse_train([])[1] == Path("runs/digits")
-    mine = tmp_path / "mine.py"
-    mine.write_text(command_line.DEFAULT_CONFIG.read_text())
-    assert command_line.parse_train(["--config", str(mine)])[1] == Path("runs/mine")

@@ -1,12 +1,16 @@
 """What a resumed run may change, and what is refused with the ways out."""
 
 import dataclasses
+import json
+import shutil
+import sys
 import typing
 from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
 
+import train
 from ddpm_jax.config import Config, resuming
 from ddpm_jax.errors import UserError
 from ddpm_jax.runs import folder
@@ -130,3 +134,21 @@ def test_training_longer_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixt
     for config in (changed("train", learning_rate_decay="cosine"), longer, longer):
         folder.create_run_folder(tmp_path, config)
     assert capsys.readouterr().out.count("falls to 0 at step 5000") == 1
+
+
+def test_a_finished_run_whose_rate_falls_goes_on_to_more_steps(
+    tiny_run: Path,
+    tiny_options: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    workdir = shutil.copytree(tiny_run, tmp_path / "longer")
+    command = ["train.py", "--workdir", str(workdir), *tiny_options, "--train.steps", "8"]
+    monkeypatch.setattr(sys, "argv", command)
+    train.main()
+    out = capsys.readouterr().out
+    assert "falls to 0 at step 8 instead of 6" in out and "resumed after step 6" in out
+    last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (last["event"], last["step"]) == ("finished", 8)
+    assert json.loads((workdir / "config.json").read_text())["train"]["steps"] == 8

@@ -26,7 +26,7 @@ def is_step_range(text: str) -> bool:
 
 
 NOT_NEGATIVE = Bound("0 or more", lambda n: n >= 0)
-COUNTED_BY_DATA = Bound("0 or more, or -1: as many as the data have", lambda n: n >= -1)
+COUNTED_BY_DATA = Bound("0 or more, or -1: as many as the data set has", lambda n: n >= -1)
 
 Positive = Annotated[int, at_least(1)]
 Count = Annotated[int, NOT_NEGATIVE]

@@ -54,7 +54,7 @@ class DataConfig:
     held_out: str = ""  # what to validate on: a share of the examples, as in 10%, or a TFDS split
     labels: str = "folders"  # of a folder: "folders", "names" (before the first _) or a CSV file
     low_res_size: Count = 0  # side of the image that a super-resolution model enlarges; 0: none
-    class_names: tuple[str, ...] = ()  # names of the classes, filled in from the data
+    class_names: tuple[str, ...] = ()  # names of the classes in order, filled in from the data
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class ModelConfig:
     num_heads: Positive = 1  # attention heads, if num_head_channels is 0
     num_heads_upsample: Count = 0  # attention heads of the decoder; 0: as of the encoder
     num_head_channels: Count = 0  # channels of each attention head; 0: num_heads decides
-    num_classes: NumClasses = 0  # that condition the model; 0: none; -1: as many as the data have
+    num_classes: NumClasses = 0  # of the labels; 0: unconditional; -1: as many as the data set has
     dropout: Fraction = 0.0  # probability of dropping an activation inside residual blocks
     scale_shift_norm: bool = False  # adaptive group norm: the embedding scales and shifts
     resblock_updown: bool = False  # resample inside residual blocks, as BigGAN does

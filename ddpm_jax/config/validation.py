@@ -45,7 +45,7 @@ def betas(config: Config) -> Problems:
     diffusion = config.diffusion
     for name in ("start", "end"):
         beta = getattr(diffusion, f"beta_{name}")
-        # The others ignore a bound that they do not have: ADM's code does, and so may old runs.
+        # The other schedules ignore a bound that they do not have, as the original code does.
         if beta is not None and not SCHEDULES[diffusion.schedule].settings:
             wanted = f"None: --diffusion.schedule {diffusion.schedule} has no such bound"
             yield f"diffusion.beta_{name}", beta, wanted

@@ -54,7 +54,7 @@ def test_every_number_has_its_bounds_beside_it(section: str) -> None:
         (
             "model__num_classes",
             -2,
-            "--model.num-classes -2: must be 0 or more, or -1: as many as the data have",
+            "--model.num-classes -2: must be 0 or more, or -1: as many as the data set has",
         ),
         (
             "profile__steps",

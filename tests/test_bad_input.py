@@ -136,7 +136,10 @@ TRAIN = [
     ("--data.name digit", r"'digit'; it must be digits, .* folder:PATH; did you mean digits\?"),
     ("--data.name folders:images", r"did you mean folder:images\?"),
     ("--data.name folder:", r"did you mean folder:PATH\?"),
-    ("--data.name folder:nowhere", "folder nowhere does not exist; check data.name"),
+    (
+        "--data.name folder:nowhere",
+        r"folder nowhere does not exist; check --data\.name folder:nowhere",
+    ),
     ("--data.name folder:empty", "folder empty has no PNG, JPEG or WebP images; put some there"),
     ("--data.name folder:file", "file is a file; data.name must be folder:PATH"),
     ("--data.name tfds:mnist --data.dir nowhere", r"not prepared in nowhere; set --data\.dir, or "),
@@ -238,7 +241,7 @@ OPTIONS = [
     (train.main, "--dry-run --data.nam x stray", "Unrecognized options: --data.nam, x, stray"),
     (sample.main, "--num 3", "--workdir PATH"),
     (sample.main, "--workdir x --workdri y", r"Unrecognized options.*--workdir PATH"),
-    (sample.main, "--workdir x --sampler plms", "unknown sampler: plms; there are: ddpm, "),
+    (train.main, "--sample.sampler plms", "unknown sampler: plms; there are: ddpm, "),
     (sample.main, "--workdir x --num many", "--num: 'many' is no whole number"),
 ]
 

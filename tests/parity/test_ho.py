@@ -1,6 +1,7 @@
 """The U-Net of Ho et al. (2020) by settings of ours, with weights under the names of their code."""
 
 import re
+from math import prod
 
 import jax
 import numpy as np
@@ -77,7 +78,8 @@ def denoise():
     assert {name: p.shape for name, p in params.items()} == {
         name: leaf.shape for name, leaf in network.abstract.items()
     }
-    assert sum(p.size for p in params.values()) == sum(FILE.array(k).size for k in FILE.keys("w/"))
+    variables = FILE.meta["variables"]
+    assert sum(p.size for p in params.values()) == sum(map(prod, variables.values()))
     return jax.jit(lambda x, t: network.apply(params, x, t))
 
 
@@ -90,4 +92,5 @@ def test_network_of_ho_et_al_is_ours_by_settings(denoise, key):
 @pytest.mark.parametrize("key", FILE.keys("out/temb_"))
 def test_timestep_embedding_of_ho_et_al_is_sines_then_cosines(key):
     dim = int(key.removeprefix("out/temb_"))
+    assert dim in FILE.meta["dims"]
     FILE.check(key, timestep_embedding(FILE.array("in/t_emb"), dim, order="sin_cos"))

@@ -7,6 +7,7 @@ accumulation are such loops. The kernel's gradient also takes up to four times a
 larger than the cache: it is summed over bands of rows. Other platforms keep XLA's own gradients.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -26,8 +27,8 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 def conv_general_dilated(
     x: Float[Array, "batch height width in_channels"],
     kernel: Float[Array, "kernel_height kernel_width in_channels out_channels"],
-    strides: Strides,
-    padding: Padding,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
     **_: Any,
 ) -> Float[Array, "batch out_height out_width out_channels"]:
     """`lax.conv_general_dilated` as `nnx.Conv` calls it, without dilations, groups or layouts."""

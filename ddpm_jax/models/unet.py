@@ -11,7 +11,7 @@ an embedding in `Encoder.embed_time`, labels in `UNet.embed_labels`.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -57,7 +57,7 @@ class Encoder(nnx.Module):
         for level, width in enumerate(self.widths):
             for _ in range(config.num_res_blocks):
                 block = residual_block(channels, width, image_size >> level, config, rngs)
-                self.input_blocks.append(block)
+                self.input_blocks.append(nnx.List(block))
                 channels = width
                 outputs.append(channels)
             if level < len(self.widths) - 1:
@@ -124,7 +124,7 @@ class UNet(Encoder):
                 channels = width
                 if level > 0 and i == config.num_res_blocks:
                     block.append(resampling(channels, "up", decoder, rngs))
-                self.output_blocks.append(block)
+                self.output_blocks.append(nnx.List(block))
 
         self.out_norm = GroupNorm(channels, config.norm_groups, config.norm_epsilon)
         self.out_conv = conv(channels, out_channels, FLOAT32, rngs, zero=True)
@@ -162,9 +162,9 @@ class UNet(Encoder):
 
 def residual_block(
     channels: int, width: int, side: int, config: ModelConfig, rngs: Rngs
-) -> nnx.List:
+) -> list[nnx.Module]:
     """A residual block, then attention if `side` is one of `config.attention_resolutions`."""
-    block = nnx.List([ResBlock(channels, width, config, rngs)])
+    block: list[nnx.Module] = [ResBlock(channels, width, config, rngs)]
     if side in config.attention_resolutions:
         block.append(Attention(width, config, rngs))
     return block
@@ -180,7 +180,7 @@ def resampling(
 
 
 def run_block(
-    block: nnx.List,
+    block: Sequence[nnx.Module],
     h: Float[Array, "batch height width channels"],
     emb: Float[Array, "batch emb_channels"],
     keys: Iterator[jax.Array | None],

@@ -3,7 +3,7 @@
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
-CHECKED = ["ddpm_jax.diffusion", "ddpm_jax.sampling"]
+CHECKED = ["ddpm_jax.diffusion", "ddpm_jax.sampling", "ddpm_jax.models"]
 
 # An int will do for a float, as everywhere in Python.
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))

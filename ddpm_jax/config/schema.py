@@ -64,6 +64,7 @@ class ModelConfig:
     kind: Literal["unet", "mlp", "classifier"] = "unet"  # mlp: 2-D points; classifier: noisy images
     channels: Positive = 128  # width of the first level (unet) or of every hidden layer (mlp)
     channel_mult: tuple[float, ...] = (1, 2, 2, 2)  # width of each level, in units of channels
+    first_width: Literal["level", "channels"] = "level"  # of the first convolution; DDPM: channels
     num_res_blocks: Positive = 2  # residual blocks a level (unet) or hidden layers (mlp)
     attention_resolutions: tuple[int, ...] = (16,)  # sides, in pixels, of the levels that attend
     num_heads: Positive = 1  # attention heads, if num_head_channels is 0

@@ -115,6 +115,7 @@ def levels(config: Config) -> Problems:
         yield "data.image_size", side, f"a multiple of {2 ** (len(widths) - 1)}, or fewer levels"
     # The hidden layer of this head has 2048, models.classifier.HIDDEN.
     normed = [*widths, 2048] if model.pool == "spatial_v2" else widths
+    normed = normed if model.first_width == "level" else [model.channels, *normed]
     if any(width % model.norm_groups for width in normed):
         wanted = f"a divisor of the width of every level, {widths}"
         yield "model.norm_groups", model.norm_groups, wanted

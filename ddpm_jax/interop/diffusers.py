@@ -1,7 +1,7 @@
 """Weights of diffusers' UNet2DModel, in and out: its names, and its layout of attention.
 
-Convolutions are OIHW and dense layers [out, in], as in OpenAI's files. The q, k, v projections are
-three, each with its heads in turn; ours is one, of either order.
+Convolutions are OIHW and dense layers [out, in], as in OpenAI's files. The projections to q, k
+and v are three layers, each with its heads in turn; ours is one layer, in either order.
 """
 
 import re
@@ -44,7 +44,7 @@ def block_names(model: ModelConfig, names: Mapping[str, object]) -> dict[str, st
     levels, layers = len(model.channel_mult), model.num_res_blocks
 
     def add(ours: str, theirs: str, layer: int) -> int:
-        """Names a residual block, and attention behind it; returns how many there are."""
+        """Names a residual block and the attention after it; returns the number of layers."""
         blocks[f"{ours}.0"] = f"{theirs}.resnets.{layer}"
         attends = f"{ours}.1.qkv.kernel" in names
         if attends:
@@ -70,10 +70,10 @@ def block_names(model: ModelConfig, names: Mapping[str, object]) -> dict[str, st
 
 
 def their_name(name: str, blocks: Mapping[str, str]) -> str:
-    """Their name of our parameter `name`; where it is a qkv projection, "qkv" is left in it."""
-    parts = {"input_blocks": 3, "output_blocks": 3, "middle_block": 2, "time_embed": 2}
+    """Their name of our parameter `name`; in a projection's name "qkv" stays."""
+    lengths = {"input_blocks": 3, "output_blocks": 3, "middle_block": 2, "time_embed": 2}
     words = name.split(".")
-    count = parts.get(words[0], 1)
+    count = lengths.get(words[0], 1)
     name = ".".join([blocks[".".join(words[:count])], *words[count:]])
     for pattern, theirs in RULES:
         name = re.sub(pattern, theirs, name)
@@ -81,7 +81,7 @@ def their_name(name: str, blocks: Mapping[str, str]) -> str:
 
 
 def heads_of(name: str, channels: int, model: ModelConfig) -> int:
-    """How many heads the attention has that the parameter `name` belongs to."""
+    """The number of heads of the attention with the parameter `name`."""
     if model.num_head_channels:
         return channels // model.num_head_channels
     up = model.num_heads_upsample if name.startswith("output_blocks") else 0
@@ -104,12 +104,13 @@ def to_diffusers(
     channels = array.shape[0] // 3
     if model.attention_order == "legacy":
         heads = heads_of(name, channels, model)
-        parts = np.moveaxis(array.reshape(heads, 3, channels // heads, *array.shape[1:]), 1, 0)
+        by_head = array.reshape(heads, 3, channels // heads, *array.shape[1:])
+        projections = np.moveaxis(by_head, 1, 0)
     else:
-        parts = array.reshape(3, channels, *array.shape[1:])
+        projections = array.reshape(3, channels, *array.shape[1:])
     return {
-        theirs.replace(".qkv.", f".to_{letter}."): part.reshape(channels, *array.shape[1:])
-        for letter, part in zip("qkv", parts, strict=True)
+        theirs.replace(".qkv.", f".to_{letter}."): each.reshape(channels, *array.shape[1:])
+        for letter, each in zip("qkv", projections, strict=True)
     }
 
 
@@ -120,21 +121,21 @@ def from_diffusers(
     theirs = their_name(name, blocks)
     if ".qkv." not in name:
         return from_torch(name, weights.take(theirs))
-    parts = np.stack([weights.take(theirs.replace(".qkv.", f".to_{letter}.")) for letter in "qkv"])
-    _, channels, *rest = parts.shape
+    qkv = np.stack([weights.take(theirs.replace(".qkv.", f".to_{letter}.")) for letter in "qkv"])
+    _, channels, *rest = qkv.shape
     if model.attention_order == "legacy":
         heads = heads_of(name, channels, model)
-        parts = np.moveaxis(parts.reshape(3, heads, channels // heads, *rest), 0, 1)
-    return from_torch(name, parts.reshape(3 * channels, *rest))
+        qkv = np.moveaxis(qkv.reshape(3, heads, channels // heads, *rest), 0, 1)
+    return from_torch(name, qkv.reshape(3 * channels, *rest))
 
 
 def import_weights(
     weights: Weights, abstract: Mapping[str, jax.ShapeDtypeStruct], model: ModelConfig
 ) -> dict[str, jax.Array]:
-    """Our parameters, float32, from those of a UNet2DModel of the same settings.
+    """Our parameters, float32, from those of a UNet2DModel with the same settings.
 
-    Raises UserError, naming the first that differ, unless names and shapes are exactly those of the
-    network whose parameters `abstract` describes.
+    Raises UserError with the first names that differ, unless names and shapes are exactly those of
+    the network that `abstract` describes.
     """
     weights = _renamed(weights)
     blocks = block_names(model, abstract)
@@ -154,7 +155,7 @@ def import_weights(
 
 
 def exported(params: dict[str, jax.Array], model: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and arrays of a UNet2DModel; takes them out of `params`."""
+    """Names and arrays of a UNet2DModel. Removes them from `params`."""
     blocks = block_names(model, params)
     for name in list(params):
         array = np.asarray(params.pop(name))
@@ -163,7 +164,7 @@ def exported(params: dict[str, jax.Array], model: ModelConfig) -> Iterator[tuple
 
 
 def _renamed(weights: Weights) -> Weights:
-    """The same arrays under the names that attention has today."""
+    """The same arrays under today's names of attention."""
     old = {
         OLD_NAME.sub(lambda found: f"{found[1]}.{OLD_NAMES[found[2]]}.", name): name
         for name in weights.shapes

@@ -1,28 +1,25 @@
-"""Settings of diffusers' UNet2DModel and its schedulers as ours, and ours as theirs.
+"""Settings of diffusers' UNet2DModel as ours, and ours as theirs.
 
-What the two cannot both express is an error that names the setting.
+A setting that the other side lacks is an error that names it.
 """
 
 import dataclasses
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
 from ddpm_jax.config import (
     Config,
     DataConfig,
-    DiffusionConfig,
     ModelConfig,
-    SampleConfig,
     TrainConfig,
-    build_diffusion,
     check,
     serialization,
 )
 from ddpm_jax.errors import UserError
+from ddpm_jax.interop.diffusers_scheduler import only, read_json, read_scheduler
 
-# What UNet2DModel takes for a setting that its config.json leaves out.
+# The values of UNet2DModel for settings that its config.json omits.
 DEFAULTS = {
     "sample_size": None,
     "in_channels": 3,
@@ -63,21 +60,6 @@ BLOCKS = {  # (direction, whether it attends, whether it resamples in a residual
 }
 EMBEDDINGS = {(True, 0): "cos_sin", (False, 1): "sin_cos"}  # (flip_sin_to_cos, freq_shift)
 PADDINGS = {1: "symmetric", 0: "after"}
-PREDICTIONS = {"epsilon": "eps", "sample": "x_start", "v_prediction": "v"}
-SCHEDULES = {
-    "linear": "linear",
-    "scaled_linear": "quadratic",
-    "squaredcos_cap_v2": "cosine",
-    "sigmoid": "sigmoid",
-}
-VARIANCES = {
-    "fixed_small": "fixed_small",
-    "fixed_small_log": "fixed_small",
-    "fixed_large": "fixed_large",
-    "fixed_large_log": "fixed_large",
-    "learned": "learned",
-    "learned_range": "learned_range",
-}
 
 
 def read_config(folder: Path) -> Config:
@@ -86,7 +68,7 @@ def read_config(folder: Path) -> Config:
     Raises UserError for a folder that holds none, and for a setting that our U-Net does not have.
     """
     path = folder / "config.json"
-    given = _read_json(path, "a folder of a UNet2DModel")
+    given = read_json(path, "a folder of a UNet2DModel")
     if (kind := given.get("_class_name", "UNet2DModel")) != "UNet2DModel":
         raise UserError(f"{path} is of a {kind}: only UNet2DModel can be imported")
     given = {name: value for name, value in given.items() if not name.startswith("_")}
@@ -94,7 +76,7 @@ def read_config(folder: Path) -> Config:
         raise UserError(f"{path}: {unknown[0]} {given[unknown[0]]!r} is no setting of UNet2DModel")
     try:
         data, model, learned = _network(DEFAULTS | given)
-        diffusion, sample = _process(folder, learned)
+        diffusion, sample = read_scheduler(folder, learned)
         config = Config(data, model, diffusion, TrainConfig(), sample)
         config = serialization.from_dict(Config, dataclasses.asdict(config))  # checks every type
         check(config)
@@ -107,27 +89,8 @@ def read_config(folder: Path) -> Config:
 
 def _network(s: dict[str, Any]) -> tuple[DataConfig, ModelConfig, bool]:
     """Data, model, and whether a variance is learned, by the settings `s` of a UNet2DModel."""
-    widths, groups = [int(width) for width in s["block_out_channels"]], s["norm_num_groups"]
-    shift = s["resnet_time_scale_shift"]
-    _only(s, "time_embedding_type", "positional")
-    _only(s, "time_embedding_dim", None, 4 * widths[0])
-    _only(s, "center_input_sample", False)
-    _only(s, "act_fn", "silu", "swish")
-    _only(s, "class_embed_type", None)
-    _only(s, "resnet_time_scale_shift", "default", "scale_shift")
-    _only(s, "mid_block_type", "UNetMidBlock2D")
-    _only(s, "mid_block_scale_factor", 1)
-    _only(s, "add_attention", True)
-    # Without it, the attention of the middle has a norm with "default" alone.
-    _only(s, "attn_norm_num_groups", groups, *[None] * (shift == "default"))
-    _only(s, "downsample_padding", *PADDINGS)
-    _only(s, "in_channels", 1, 3)
-    _only(s, "out_channels", s["in_channels"], 2 * s["in_channels"])
-    if (embedding := (s["flip_sin_to_cos"], s["freq_shift"])) not in EMBEDDINGS:
-        raise UserError(
-            f"flip_sin_to_cos {embedding[0]} with freq_shift {embedding[1]} has no counterpart "
-            "here: only True with 0 and False with 1 have"
-        )
+    widths = [int(width) for width in s["block_out_channels"]]
+    _check_supported(s, widths[0])
     side = s["sample_size"]
     side = side[0] if isinstance(side, list) and len(set(side)) == 1 else side
     if not isinstance(side, int):
@@ -141,22 +104,40 @@ def _network(s: dict[str, Any]) -> tuple[DataConfig, ModelConfig, bool]:
         num_head_channels=s["attention_head_dim"] or 0,
         num_classes=s["num_class_embeds"] or 0,
         dropout=s["dropout"],
-        scale_shift_norm=shift == "scale_shift",
+        scale_shift_norm=s["resnet_time_scale_shift"] == "scale_shift",
         resblock_updown=in_resnets,
         attention_order="new",
-        norm_groups=groups,
+        norm_groups=s["norm_num_groups"],
         norm_epsilon=s["norm_eps"],
         downsample_padding=PADDINGS[s["downsample_padding"]],
-        timestep_embedding=EMBEDDINGS[embedding],
+        timestep_embedding=EMBEDDINGS[s["flip_sin_to_cos"], s["freq_shift"]],
     )
     data = DataConfig("folder:images", image_size=side, channels=s["in_channels"])
     return data, model, s["out_channels"] == 2 * s["in_channels"]
 
 
-def _only(settings: dict[str, Any], name: str, *allowed: Any) -> None:
-    if settings[name] not in allowed:
-        wanted = " or ".join(str(value) for value in allowed)
-        raise UserError(f"{name} {settings[name]!r} has no counterpart here, only {wanted} has")
+def _check_supported(s: dict[str, Any], first_width: int) -> None:
+    """Raises UserError for the first setting that has no counterpart here."""
+    groups, shift = s["norm_num_groups"], s["resnet_time_scale_shift"]
+    only(s, "time_embedding_type", "positional")
+    only(s, "time_embedding_dim", None, 4 * first_width)
+    only(s, "center_input_sample", False)
+    only(s, "act_fn", "silu", "swish")
+    only(s, "class_embed_type", None)
+    only(s, "resnet_time_scale_shift", "default", "scale_shift")
+    only(s, "mid_block_type", "UNetMidBlock2D")
+    only(s, "mid_block_scale_factor", 1)
+    only(s, "add_attention", True)
+    # Without it, the attention of the middle has a norm with "default" alone.
+    only(s, "attn_norm_num_groups", groups, *[None] * (shift == "default"))
+    only(s, "downsample_padding", *PADDINGS)
+    only(s, "in_channels", 1, 3)
+    only(s, "out_channels", s["in_channels"], 2 * s["in_channels"])
+    if (embedding := (s["flip_sin_to_cos"], s["freq_shift"])) not in EMBEDDINGS:
+        raise UserError(
+            f"flip_sin_to_cos {embedding[0]} with freq_shift {embedding[1]} has no counterpart "
+            "here: only True with 0 and False with 1 have"
+        )
 
 
 def _ratio(width: int, first: int) -> float:
@@ -183,7 +164,7 @@ def _levels(s: dict[str, Any], levels: int) -> tuple[list[bool], bool]:
                 f"{direction}_block_types {unknown[0]} has no counterpart here, only "
                 f"{', '.join(kinds)} have"
             )
-        _only(s, f"{direction}sample_type", "conv", "resnet", None)
+        only(s, f"{direction}sample_type", "conv", "resnet", None)
         attends[direction] = [kinds[name][0] for name in names]
         for name in names[:-1]:  # the last one does not resample
             inside = kinds[name][1]
@@ -198,58 +179,6 @@ def _levels(s: dict[str, Any], levels: int) -> tuple[list[bool], bool]:
             "at some levels and in residual blocks at others: here it is one for all"
         )
     return attends["down"], in_resnets == {True}
-
-
-def _process(folder: Path, learned: bool) -> tuple[DiffusionConfig, SampleConfig]:
-    """The diffusion by the scheduler that belongs to the U-Net in `folder`; DDPM's without one."""
-    places = [folder / "scheduler_config.json"]
-    if folder.name == "unet":
-        places.append(folder.parent / "scheduler" / "scheduler_config.json")
-    path = next((path for path in places if path.is_file()), None)
-    s = {} if path is None else _read_json(path, "the settings of a scheduler")
-    variance = s.get("variance_type") or ("learned_range" if learned else "fixed_small")
-    try:
-        _only({"variance_type": variance}, "variance_type", *VARIANCES)
-        if learned != variance.startswith("learned"):
-            raise UserError(
-                f"variance_type {variance} does not suit a U-Net whose out_channels are "
-                f"{'twice' if learned else 'equal to'} its in_channels"
-            )
-        s = {"beta_schedule": "linear", "prediction_type": "epsilon"} | s
-        _only(s, "prediction_type", *PREDICTIONS)
-        _only(s, "beta_schedule", *SCHEDULES)
-        for name in ("trained_betas", "rescale_betas_zero_snr", "thresholding"):
-            if s.get(name):
-                raise UserError(
-                    f"{name} {str(s[name])[:40]} has no counterpart here: give a config of your "
-                    "own with --model FILE.py"
-                )
-    except UserError as error:
-        raise UserError(f"{error} (in {path})" if path else str(error)) from error
-    bounded = s["beta_schedule"] != "squaredcos_cap_v2"
-    diffusion = DiffusionConfig(
-        timesteps=s.get("num_train_timesteps", 1000),
-        schedule=SCHEDULES[s["beta_schedule"]],
-        beta_start=float(s.get("beta_start", 1e-4)) if bounded else None,
-        beta_end=float(s.get("beta_end", 0.02)) if bounded else None,
-        prediction=PREDICTIONS[s["prediction_type"]],
-        variance=VARIANCES[variance],
-        loss="rescaled_mse" if learned else "mse",
-    )
-    sampler = "ddim" if s.get("_class_name") == "DDIMScheduler" else "ddpm"
-    return diffusion, SampleConfig(sampler=sampler, clip=bool(s.get("clip_sample", True)))
-
-
-def _read_json(path: Path, what: str) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{path.parent} is not {what}: it has no {path.name}") from error
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} holds a {type(found).__name__}, expected {what}")
-    return found
 
 
 def unet_settings(config: Config) -> dict[str, Any]:
@@ -326,26 +255,3 @@ def _head_dim(model: ModelConfig, widths: list[int], attends: list[bool]) -> int
             f"are of one width, attention_head_dim, and these are {', '.join(map(str, dims))}"
         )
     return dims[0]
-
-
-def scheduler_settings(config: Config) -> dict[str, Any] | None:
-    """The scheduler_config.json of the same diffusion; None where no scheduler has it."""
-    diffusion = config.diffusion
-    predictions = {ours: theirs for theirs, ours in PREDICTIONS.items()}
-    rescaled = diffusion.rescale_timesteps and diffusion.timesteps != 1000
-    if diffusion.prediction not in predictions or rescaled:
-        return None
-    betas = build_diffusion(diffusion).schedule.betas.tolist()
-    schedules = {"linear": "linear", "quadratic": "scaled_linear", "cosine": "squaredcos_cap_v2"}
-    named = schedules.get(diffusion.schedule)
-    return {
-        "_class_name": "DDIMScheduler" if config.sample.sampler == "ddim" else "DDPMScheduler",
-        "num_train_timesteps": diffusion.timesteps,
-        "beta_schedule": named or "linear",
-        "beta_start": betas[0],
-        "beta_end": betas[-1],
-        "trained_betas": None if named else betas,
-        "prediction_type": predictions[diffusion.prediction],
-        "variance_type": diffusion.variance,
-        "clip_sample": config.sample.clip,
-    }

@@ -1,10 +1,10 @@
-"""Makes a run folder of published weights: sample.py draws from it, train.py fine-tunes it.
+"""Makes a run folder of published weights, for sample.py to draw from and train.py to fine-tune.
 
     python -m ddpm_jax.interop.import_weights 64x64_diffusion.pt --model imagenet64 --out runs/adm64
     python -m ddpm_jax.interop.import_weights ddpm-cifar10-32 --out runs/ho
 
-FILE is a .pt file of OpenAI's guided-diffusion or improved-diffusion, or of a model of your own
-trained with their code, or the folder of a UNet2DModel of diffusers.
+FILE is a .pt file of OpenAI's guided-diffusion or improved-diffusion, whether published or of your
+own training, or the folder of a UNet2DModel or a pipeline of diffusers.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 from tyro.conf import Positional
 
-from ddpm_jax.config import Config, check, command_line, serialization
+from ddpm_jax.config import Config, command_line, serialization
 from ddpm_jax.errors import UserError
 from ddpm_jax.interop import diffusers, openai, published, weight_files
 from ddpm_jax.interop.diffusers_settings import read_config, unet_settings
@@ -29,17 +29,18 @@ from ddpm_jax.runtime.script import run_script, start_logging
 class Args:
     file: Positional[Path]  # a .pt file, or the folder of a UNet2DModel
     out: Path  # the run folder to make
-    model: str = ""  # a published model or a config file; of a folder: by default its own settings
+    model: str = ""  # a published model or a config file; empty: the settings in the folder
 
 
 def main() -> None:
     args = command_line.parse(Args, sys.argv[1:], description=__doc__)
     start_logging()
-    jax.config.update("jax_platforms", "cpu")  # an accelerator may be at work, and has no part here
+    jax.config.update("jax_platforms", "cpu")  # leaves an accelerator to other processes
     weight_files.return_freed_memory()
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise UserError(f"--out {args.out} is there already: name a new folder, or remove it")
 
+    _check_exists(args.file)
     if args.file.is_dir():
         config, params = _from_folder(args.file, args.model)
     else:
@@ -69,8 +70,17 @@ def main() -> None:
     )
 
 
+def _check_exists(file: Path) -> None:
+    if file.exists():
+        return
+    # Such as google/ddpm-cifar10-32: the name of a model of the Hugging Face hub.
+    hub = len(file.parts) == 2 and not file.suffix and not file.parent.exists()
+    hint = f"; `hf download {file} --local-dir {file.name}` fetches it from the hub" if hub else ""
+    raise UserError(f"{file}: no such file or folder{hint}")
+
+
 def _from_pt(file: Path, model: str) -> tuple[Config, Params]:
-    """Config and parameters of a state dict of OpenAI's code, which `model` says the network of."""
+    """Config and parameters of a state dict of OpenAI's code; `model` names its network."""
     if file.suffix == ".safetensors" or file.name == "config.json":
         raise UserError(f"{file}: name its folder, {file.parent}, to import a UNet2DModel")
     if not model:
@@ -79,8 +89,7 @@ def _from_pt(file: Path, model: str) -> tuple[Config, Params]:
             f"--model is needed: {file} does not say what network it is of; "
             + (f"by its name: --model {guess}" if guess else f"--model {published.choices()}")
         )
-    config = command_line.load_config(published.config_path(model))
-    check(config)
+    config = published.load_config(model)
     if config.model.kind == "mlp":
         raise UserError(f"--model {model} is of points: OpenAI's code has no such network")
     pool = config.model.pool if config.model.kind == "classifier" else None
@@ -93,12 +102,11 @@ def _from_pt(file: Path, model: str) -> tuple[Config, Params]:
 
 
 def _from_folder(folder: Path, model: str) -> tuple[Config, Params]:
-    """Config and parameters of a UNet2DModel, alone or in the folder of its pipeline."""
+    """Config and parameters of a UNet2DModel, in its own folder or a pipeline's."""
     folder = folder / "unet" if (folder / "unet" / "config.json").is_file() else folder
     theirs = config = read_config(folder)
     if model:
-        config = command_line.load_config(published.config_path(model))
-        check(config)
+        config = published.load_config(model)
         _check_same_network(config, theirs, f"{folder} does not fit --model {model}")
     names = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
     path = next((folder / name for name in names if (folder / name).is_file()), None)
@@ -114,7 +122,7 @@ def _from_folder(folder: Path, model: str) -> tuple[Config, Params]:
 
 
 def _check_same_network(ours: Config, theirs: Config, what: str) -> None:
-    """Raises UserError for settings that make another function of the same weights."""
+    """Raises UserError for settings with which the same weights compute something else."""
     ours, theirs = unet_settings(ours), unet_settings(theirs)
     free = {"dropout"} | ({"downsample_padding"} if ours["downsample_type"] == "resnet" else set())
     differ = [
@@ -127,7 +135,7 @@ def _check_same_network(ours: Config, theirs: Config, what: str) -> None:
 
 
 def _source(config: Config, file: Path) -> str:
-    """A config file with every setting that is not the default."""
+    """The text of a config file with every setting that is not the default."""
     sections = []
     for section in dataclasses.fields(config):
         value = getattr(config, section.name)
@@ -142,7 +150,7 @@ def _source(config: Config, file: Path) -> str:
                 f"        {section.name}=config.{kind}(\n{''.join(changed)}        ),\n"
             )
     return (
-        f'"""The settings that {file.name} came with; those of training are the usual."""\n\n'
+        f'"""The settings of {file.name}; those of training are the defaults."""\n\n'
         "from ddpm_jax import config\n\n\n"
         f"def get_config() -> config.Config:\n    return config.Config(\n{''.join(sections)}    )\n"
     )

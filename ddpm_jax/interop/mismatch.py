@@ -1,4 +1,4 @@
-"""What differs between the weights of a file and those that a network has."""
+"""The difference between the weights in a file and those of a network."""
 
 from collections.abc import Mapping
 

@@ -1,6 +1,6 @@
 """State dicts of OpenAI's guided-diffusion and improved-diffusion, in and out.
 
-Every parameter of ours stands for one of theirs, and its name says which. Their layouts are
+Each of our parameters is one of theirs, under a name that RULES translate. Their layouts are
 PyTorch's: convolutions OIHW, dense layers [out, in], attention's projections [out, in, 1].
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from ddpm_jax.config import ModelConfig
 from ddpm_jax.interop.mismatch import check_names_and_shapes
 
-# Ours -> theirs: each the part of a name that differs.
+# Ours -> theirs: the parts of names that differ.
 RULES = [
     (r"^time_embed\.1\.", "time_embed.2."),
     (r"\.norm1\.", ".in_layers.0."),
@@ -27,7 +27,7 @@ RULES = [
     (r"^out_conv\.", "out.2."),
     (r"\.(kernel|scale|embedding)$", ".weight"),
 ]
-# The same for the head of a classifier, which is numbered by the kind of its pooling.
+# The same for the head of a classifier, whose layers are numbered differently for each pooling.
 POOL_RULES = {
     "adaptive": [(r"^out_proj\.", "out.3.")],
     "attention": [(r"^out_pool\.", "out.2.")],
@@ -38,11 +38,11 @@ POOL_RULES = {
         (r"^out_proj\.", "out.3."),
     ],
 }
-ATTENTION_PROJECTIONS = ("qkv", "proj_out", "qkv_proj", "c_proj")  # their 1-D convolutions
+ATTENTION_PROJECTIONS = ("qkv", "proj_out", "qkv_proj", "c_proj")  # 1-D convolutions in theirs
 
 
 def torch_name(name: str, pool: str | None = None) -> str:
-    """Their name of our parameter `name`; `pool` is that of a classifier, None for a U-Net."""
+    """Their name of our parameter `name`; `pool` is the classifier's, None for a U-Net."""
     for pattern, theirs in (POOL_RULES[pool] if pool else []) + RULES:
         name = re.sub(pattern, theirs, name)
     return name
@@ -64,7 +64,7 @@ def to_torch(name: str, array: np.ndarray, pool: str | None = None) -> np.ndarra
 
 
 def from_torch(name: str, array: np.ndarray) -> np.ndarray:
-    """The inverse of `to_torch`: what their array is as our parameter `name`."""
+    """The inverse of `to_torch`: our parameter `name` from their array."""
     if name.endswith("positional_embedding"):
         return array.T
     if not name.endswith(".kernel"):
@@ -91,11 +91,11 @@ def import_state_dict(
     abstract: Mapping[str, jax.ShapeDtypeStruct],
     pool: str | None = None,
 ) -> dict[str, jax.Array]:
-    """Our parameters, float32, from a state dict.
+    """Our parameters, float32, from a state dict with these names and shapes.
 
-    `shapes` are its names and shapes, and `take(name)` gives one of its arrays, asked for once, so
-    that a caller may forget it. Raises UserError, naming the first that differ, unless the names
-    and shapes are exactly those of the network whose parameters `abstract` describes.
+    `take(name)` returns one of its arrays; it is called once for each, so that a caller may free
+    them. Raises UserError with the first names that differ, unless names and shapes are exactly
+    those of the network that `abstract` describes.
     """
     check_names_and_shapes(shapes, torch_shapes(abstract, pool))
     return {
@@ -109,7 +109,7 @@ def import_state_dict(
 def exported(
     params: dict[str, jax.Array], pool: str | None = None
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and arrays of a state dict that their code loads; takes them out of `params`."""
+    """Names and arrays of a state dict that their code loads. Removes them from `params`."""
     for name in list(params):
         array = to_torch(name, np.asarray(params.pop(name)), pool)
         yield torch_name(name, pool), np.array(array, np.float32, order="C")
@@ -123,15 +123,12 @@ def export_state_dict(
 
 
 def unknown_settings(model: ModelConfig) -> list[str]:
-    """Settings of a network that their code cannot be told: it would compute something else."""
+    """Settings of a network that their code does not have: with them it computes something else."""
     usual = ModelConfig()
-    names = (
-        "rescale_residual",
-        "norm_groups",
-        "norm_epsilon",
-        "downsample_padding",
-        "timestep_embedding",
-    )
+    names = ["rescale_residual", "norm_groups", "norm_epsilon"]
+    names += ["downsample_padding"] * (not model.resblock_updown and model.resample_with_conv)
+    names += ["timestep_embedding"]
+    names += ["first_width"] * (int(model.channel_mult[0] * model.channels) != model.channels)
     return [
         f"model.{name} {getattr(model, name)}"
         for name in names

@@ -1,4 +1,4 @@
-"""The models that OpenAI has published: their configs, and the files that their weights come in.
+"""The models that OpenAI has published: their configs, and the names of their files of weights.
 
 The files are those of the READMEs of openai/guided-diffusion (..._adm) and
 openai/improved-diffusion (..._iddpm).
@@ -8,6 +8,7 @@ import difflib
 from pathlib import Path
 from typing import NamedTuple
 
+from ddpm_jax.config import Config, check, command_line
 from ddpm_jax.config.command_line import DEFAULT_CONFIG
 from ddpm_jax.errors import UserError
 
@@ -78,9 +79,9 @@ MODELS = {
 
 
 def config_path(model: str) -> Path:
-    """The config file of a published model, or `model` itself where it names one.
+    """The config file of a published model, or `model` itself if it is a config file.
 
-    Raises UserError for an unknown name, with the closest one and all.
+    Raises UserError for an unknown name, with the closest one and a list of all.
     """
     if model in MODELS:
         return DEFAULT_CONFIG.parent / f"{MODELS[model].config}.py"
@@ -93,11 +94,27 @@ def config_path(model: str) -> Path:
     )
 
 
+def load_config(model: str) -> Config:
+    """The config of a published model or of a config file, checked; raises UserError."""
+    path = config_path(model)
+    if model in MODELS and not path.is_file():
+        raise UserError(
+            f"--model {model}: its config, configs/{path.name}, comes with the repository, not "
+            "with the installed package: name a copy of it, as in --model FILE.py"
+        )
+    try:
+        config = command_line.load_config(path)
+    except UserError as error:
+        raise UserError(str(error).replace("--config", "--model", 1)) from error
+    check(config)
+    return config
+
+
 def model_of(file: Path) -> str | None:
-    """The published model whose weights come under this file name."""
+    """The published model whose weights have this file name."""
     return next((name for name, each in MODELS.items() if each.file == file.name), None)
 
 
 def choices() -> str:
-    """The names of all, and what else may be given."""
+    """The values of --model, for messages."""
     return f"NAME, of {', '.join(MODELS)}; or a config file"

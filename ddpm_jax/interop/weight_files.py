@@ -1,6 +1,6 @@
-"""Files of weights: PyTorch's .pt and safetensors. Nothing in a file is ever run.
+"""Files of weights: PyTorch's .pt and safetensors. No code in a file is ever run.
 
-torch and safetensors are the extra `interop`, imported only where a file is read or written.
+torch and safetensors are the extra `interop`, imported only to read or write a file.
 """
 
 import ctypes
@@ -24,17 +24,17 @@ Arrays = Iterable[tuple[str, np.ndarray]]
 
 
 class Weights(NamedTuple):
-    """The shapes of a file's arrays, and `take(name)`: one of them, float32, asked for once."""
+    """The shapes of a file's arrays, and `take(name)`, which returns each of them once, float32."""
 
     shapes: dict[str, tuple[int, ...]]
     take: Callable[[str], np.ndarray]
 
 
 def read_pt(path: Path) -> Weights:
-    """The tensors of a state dict, of the zip format or the one before; half precision is widened.
+    """The tensors of a state dict, in torch's zip format or the older one.
 
     Raises UserError for a file that is damaged, that holds anything but tensors by name, or that
-    would need code to be run.
+    needs code to be run.
     """
     torch = _extra("torch")
     try:
@@ -44,7 +44,7 @@ def read_pt(path: Path) -> Weights:
         raise UserError(f"{path}: no such file") from error
     except (PermissionError, MemoryError):
         raise
-    except Exception as error:  # whatever a file that is none makes torch raise
+    except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"{path} {_refusal(str(error))}") from error
     if not isinstance(tensors, dict) or not tensors:
         kind = "nothing" if tensors == {} else f"a {type(tensors).__name__}"
@@ -55,7 +55,7 @@ def read_pt(path: Path) -> Weights:
                 f"{path} is no state dict: {name} is a {type(value).__name__}, expected a tensor"
             )
     shapes = {str(name): tuple(tensor.shape) for name, tensor in tensors.items()}
-    # Each tensor goes as it is taken: a file of 1.2 GB then needs 1.6 GB, not 2.8.
+    # Each tensor is freed once it is taken: a file of 1.2 GB then needs 1.6 GB, not 2.8.
     return Weights(shapes, lambda name: tensors.pop(name).detach().float().numpy())
 
 
@@ -69,11 +69,11 @@ def _refusal(message: str) -> str:
     boilerplate = ("Weights only load failed", "Please file an issue", "Check the documentation")
     lines = [line for line in message.splitlines() if line and not line.startswith(boilerplate)]
     reason = f" ({' '.join(lines)[:150]})" if " " in message else ""
-    return f"is damaged, or no file of PyTorch weights{reason}: get it anew, or name another"
+    return f"is damaged, or no file of PyTorch weights{reason}: get it again, or name another"
 
 
 def write_pt(path: Path, arrays: Arrays) -> None:
-    """Writes a state dict as torch.save does; `path` is there only once it is whole."""
+    """Writes a state dict as torch.save does; `path` appears once it is whole."""
     torch = _extra("torch")
     tensors = {name: torch.from_numpy(array) for name, array in arrays}
 
@@ -85,7 +85,7 @@ def write_pt(path: Path, arrays: Arrays) -> None:
 
 
 def read_safetensors(path: Path) -> Weights:
-    """The arrays of a safetensors file; half precision is widened. Raises UserError."""
+    """The arrays of a safetensors file. Raises UserError for a damaged one."""
     safetensors = _extra("safetensors")
     try:
         file = safetensors.safe_open(path, framework="np")
@@ -116,7 +116,7 @@ def _read_bfloat16(path: Path, name: str) -> np.ndarray:
 
 
 def write_safetensors(path: Path, arrays: Arrays) -> None:
-    """Writes arrays as PyTorch users expect them; `path` is there only once it is whole."""
+    """Writes arrays as PyTorch models load them; `path` appears once it is whole."""
     _extra("safetensors")
     from safetensors.numpy import save_file
 
@@ -127,15 +127,18 @@ def write_safetensors(path: Path, arrays: Arrays) -> None:
 def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
     try:
         with replacing(path) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # by the umask; safetensors would write 0600
             write(temporary)
-    except Exception as error:  # torch and safetensors tell of a full disk each in its own way
+            temporary.chmod(mode)
+    except Exception as error:  # torch and safetensors each report a full disk in their own way
         raise RunError(f"cannot write {path}: {' '.join(str(error).split())[:200]}") from error
 
 
 def return_freed_memory() -> None:
-    """Makes glibc hand freed arrays back at once: exporting 1.2 GB takes 1.9 GB so, not 3.2."""
+    """Makes glibc return freed arrays at once: exporting 1.2 GB then takes 1.9 GB, not 3.2."""
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
-        mallopt(-3, 2**20)  # M_MMAP_THRESHOLD, else up to 32 MiB, whose heap is kept
+        mallopt(-3, 2**20)  # M_MMAP_THRESHOLD; arrays below it, by default up to 32 MiB, are kept
 
 
 def _extra(package: str) -> ModuleType:

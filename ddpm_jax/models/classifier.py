@@ -1,15 +1,18 @@
-"""The classifier of noisy images that guides a diffusion model (ADM, section 4): half a U-Net.
+"""The classifier of noisy images that guides a diffusion model (ADM, section 4).
 
-Its head sees the middle alone, through attention or a mean over pixels ("attention", "adaptive"),
-or the mean over pixels of every block ("spatial", "spatial_v2"): `config.pool`. ADM's is attention.
+It is the encoder of the U-Net and a head, `config.pool`. The heads "attention", ADM's, and
+"adaptive" pool the pixels of the middle block, by attention and by their mean. The heads "spatial"
+and "spatial_v2" take the mean over pixels of every block.
 """
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Real
 
 from ddpm_jax.config import ModelConfig
-from ddpm_jax.models.initializers import normal_init
+from ddpm_jax.diffusion.shapes import Array, Float, Int
+from ddpm_jax.models.initializers import Rngs, normal_init
 from ddpm_jax.models.layers import FLOAT32, GroupNorm, attend, heads_of, linear
 from ddpm_jax.models.unet import Encoder, dropout_keys
 
@@ -17,32 +20,30 @@ HIDDEN = 2048  # width of the hidden layer of the spatial heads
 
 
 class AttentionPool(nnx.Module):
-    """One vector of an image: what its mean pixel takes from all pixels (CLIP, section 2.4)."""
+    """Pools an image into one vector: the mean pixel attends to all pixels (CLIP, section 2.4)."""
 
     def __init__(
-        self, side: int, channels: int, out_features: int, config: ModelConfig, rngs: nnx.Rngs
+        self, side: int, channels: int, out_features: int, config: ModelConfig, rngs: Rngs
     ):
         self.heads = heads_of(channels, config)
         self.positional_embedding = nnx.Param(normal_init(rngs.params(), (side**2 + 1, channels)))
         self.qkv_proj = linear(channels, 3 * channels, FLOAT32, rngs)
         self.c_proj = linear(channels, out_features, FLOAT32, rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, side, side, C] -> [B, out_features]."""
+    def __call__(
+        self, x: Float[Array, "batch side side channels"]
+    ) -> Float[Array, "batch out_features"]:
         pixels = x.reshape(x.shape[0], -1, x.shape[-1])
         tokens = jnp.concatenate([pixels.mean(axis=1, keepdims=True), pixels], axis=1)
         qkv = self.qkv_proj(tokens + self.positional_embedding[...])
-        # ADM packs this projection in the "new" order, whatever that of the blocks.
+        # ADM packs this projection in the "new" order, whatever the order of the blocks.
         return self.c_proj(attend(qkv, self.heads, "new")[:, 0])
 
 
 class Classifier(Encoder):
-    """Maps x_t [B, H, W, in_channels] to the logits of `config.num_classes` classes, given t.
+    """Logits of the `config.num_classes` classes of x_t, given t."""
 
-    It is called as a denoiser is, but sees no labels: they are what it is to tell.
-    """
-
-    def __init__(self, config: ModelConfig, image_size: int, in_channels: int, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, image_size: int, in_channels: int, rngs: Rngs):
         super().__init__(config, image_size, in_channels, rngs)
         channels, side = self.widths[-1], image_size >> (len(self.widths) - 1)
         groups, epsilon, classes = config.norm_groups, config.norm_epsilon, config.num_classes
@@ -61,12 +62,12 @@ class Classifier(Encoder):
 
     def __call__(
         self,
-        x: jax.Array,
-        t: jax.Array,
-        labels: jax.Array | None = None,
+        x: Float[Array, "batch height width in_channels"],
+        t: Real[Array, " batch"],
+        labels: Int[Array, " batch"] | None = None,
         dropout_key: jax.Array | None = None,
-    ) -> jax.Array:
-        """x: [B, H, W, C]; t: [B], as embedded; -> float32 [B, num_classes]."""
+    ) -> Float[Array, "batch classes"]:
+        """float32. Called as the U-Net is; labels are ignored, for they are what it predicts."""
         outputs = self.encode(x, self.embed_time(t), dropout_keys(dropout_key))
         if self.config.pool in ("spatial", "spatial_v2"):
             means = [h.astype(jnp.float32).mean(axis=(1, 2)) for h in outputs]
@@ -79,7 +80,9 @@ class Classifier(Encoder):
             return self.out_pool(h)
         return self.out_proj(h.mean(axis=(1, 2)))
 
-    def features(self, x: jax.Array, t: jax.Array) -> jax.Array:
-        """What the middle makes of images, its mean over pixels: float32 [B, widths[-1]]."""
+    def features(
+        self, x: Float[Array, "batch height width in_channels"], t: Real[Array, " batch"]
+    ) -> Float[Array, "batch features"]:
+        """The mean over pixels of the middle block's output, float32."""
         middle = self.encode(x, self.embed_time(t), dropout_keys(None))[-1]
         return middle.astype(jnp.float32).mean(axis=(1, 2))

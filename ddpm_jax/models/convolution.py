@@ -1,13 +1,13 @@
-"""A convolution whose gradients are fast on CPU: inside a loop, and of large images.
+"""A convolution whose gradients are fast on CPU, inside loops and for large images.
 
 XLA rewrites convolutions into the layout that its CPU library is fast at, but not inside a while
-loop (jax#12868). There the forward one is in that layout anyway, and the two gradients are not: in
-a scan, that of the kernel takes 47 times as long, that of the input 20 times. Guided sampling
-and the accumulation of gradients are such loops. Outside of loops too, the gradient of the kernel
-takes up to four times as long where dy is larger than the cache, and is taken in parts. On other
-platforms XLA's own gradients stay.
+loop (jax#12868). There the forward convolution has that layout anyway, but its gradients have not:
+in a scan the kernel's takes 47 times as long, the input's 20 times. Guided sampling and gradient
+accumulation are such loops. The kernel's gradient also takes up to four times as long where dy is
+larger than the cache: it is summed over bands of rows. Other platforms keep XLA's own gradients.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -15,20 +15,23 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ddpm_jax.diffusion.shapes import Array, Float
+
 LAYOUT = ("NHWC", "HWIO", "NHWC")
-BAND_SIZE = 2**18  # numbers of dy that the cache of a core, of 1 to 2 MB, holds beside others
-MAX_BANDS = 4  # each is a convolution to compile, and is summed over the devices by itself
+BAND_SIZE = 2**18  # numbers of dy that fit, beside the rest, in a core's cache of 1 to 2 MB
+MAX_BANDS = 4  # each band is a convolution to compile, and a sum over the devices
 Strides = tuple[int, int]
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 def conv_general_dilated(
-    x: jax.Array, kernel: jax.Array, strides: Strides, padding: Padding, **_: Any
-) -> jax.Array:
-    """`lax.conv_general_dilated` of x [B, H, W, I] and kernel [h, w, I, O], as `nnx.Conv` calls it.
-
-    Dilations, groups and other layouts are not supported, and not asked for by our layers.
-    """
+    x: Float[Array, "batch height width in_channels"],
+    kernel: Float[Array, "kernel_height kernel_width in_channels out_channels"],
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    **_: Any,
+) -> Float[Array, "batch out_height out_width out_channels"]:
+    """`lax.conv_general_dilated` as `nnx.Conv` calls it, without dilations, groups or layouts."""
     return _conv(x, kernel, tuple(strides), tuple(map(tuple, padding)))
 
 
@@ -62,7 +65,8 @@ def _gradients(
 ) -> tuple[jax.Array, jax.Array]:
     """Both gradients as convolutions in the fast layout.
 
-    That of x: dy, its pixels moved apart by the stride, with the kernel turned by 180 degrees.
+    The gradient of x convolves dy, its pixels moved apart by the stride, with the kernel turned by
+    180 degrees.
     """
     around = []
     sides = zip(x.shape[1:3], kernel.shape[:2], dy.shape[1:3], strides, padding, strict=True)
@@ -83,10 +87,10 @@ def _gradients(
 def _kernel_gradient(
     x: jax.Array, taps: tuple[int, int], dy: jax.Array, strides: Strides, padding: Padding
 ) -> jax.Array:
-    """A convolution of x as the image, its batch as the channels, with dy as a kernel with holes.
+    """A convolution whose image is x, its batch as the channels, and whose kernel is dy with holes.
 
-    All of dy is read for each of its entries: it is summed over bands of rows of dy, so many that
-    each stays in the cache.
+    Each entry of the gradient reads all of dy. So it is summed over bands of rows of dy, each small
+    enough for the cache.
     """
     bands = 1
     while bands < MAX_BANDS and dy.shape[1] % (2 * bands) == 0 and dy.size > bands * BAND_SIZE:
@@ -94,7 +98,7 @@ def _kernel_gradient(
     rows = dy.shape[1] // bands
     (above, _), (left, _) = padding
     height, width = (
-        (side - 1) * stride + count  # of x, that the band has seen
+        (side - 1) * stride + count  # rows and columns of x under the band
         for side, stride, count in zip((rows, dy.shape[2]), strides, taps, strict=True)
     )
 

@@ -1,7 +1,7 @@
 """The parts of the U-Net: norms, embeddings, residual blocks, attention, resampling.
 
-x: [B, H, W, C]; emb: [B, 4 * channels]. Parameters are float32; `dtype` is that of the computation,
-and norms and the softmax always run in float32. Sources: DDPM's appendix B, ADM's section 3.
+Parameters are float32. `dtype` is that of the computation; norms and the softmax always run in
+float32. Sources: DDPM's appendix B, ADM's section 3.
 """
 
 import math
@@ -10,38 +10,44 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Real
 
 from ddpm_jax.config import ModelConfig
+from ddpm_jax.diffusion.shapes import Array, Float
 from ddpm_jax.models.convolution import conv_general_dilated
-from ddpm_jax.models.initializers import ZERO_INIT, dense_init
+from ddpm_jax.models.initializers import ZERO_INIT, Rngs, dense_init
 
 FLOAT32 = jnp.dtype("float32")  # of the embedding and of the head, whatever the setting
+Images = Float[Array, "batch height width channels"]
 
 
 def timestep_embedding(
-    t: jax.Array,
+    t: Real[Array, " batch"],
     dim: int,
     max_period: float = 10_000,
     order: Literal["cos_sin", "sin_cos"] = "cos_sin",
-) -> jax.Array:
-    """[cos(t w_i), sin(t w_i)] with w_i = max_period^(-i / (dim // 2)): float32 [B, dim].
+) -> Float[Array, "batch {dim}"]:
+    """[cos(t w_i), sin(t w_i)] with w_i = max_period^(-i / (dim // 2)), float32.
 
-    t: [B], integer or fractional. An odd `dim` ends in a zero. With the order "sin_cos", DDPM's,
-    sines come first and the last w_i is 1 / max_period: i is divided by dim // 2 - 1.
+    An odd `dim` ends in a zero. The order "sin_cos" is DDPM's: sines come first, and i is divided
+    by dim // 2 - 1, so that the last w_i is 1 / max_period.
     """
     half = dim // 2
     steps = half if order == "cos_sin" else max(half - 1, 1)
     freqs = jnp.exp(-math.log(max_period) * jnp.arange(half, dtype=jnp.float32) / steps)
     angles = t.astype(jnp.float32)[:, None] * freqs
-    parts = [jnp.cos(angles), jnp.sin(angles)]
-    embedding = jnp.concatenate(parts if order == "cos_sin" else parts[::-1], axis=1)
+    halves = [jnp.cos(angles), jnp.sin(angles)]
+    embedding = jnp.concatenate(halves if order == "cos_sin" else halves[::-1], axis=1)
     return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zeroes entries with probability `rate`, to 2^-17, and scales up the rest; no key, no dropout.
+def dropout(
+    x: Float[Array, "*shape"], rate: float, key: jax.Array | None
+) -> Float[Array, "*shape"]:
+    """Zeroes entries with probability `rate` and scales up the rest. Without a key it returns x.
 
-    An entry takes 16 random bits: drawing 32 takes twice as long, 3 % of a training step.
+    An entry takes 16 random bits, so that the rate is exact to 2^-17. Drawing 32 takes twice as
+    long: 3 % of a training step.
     """
     if key is None or rate == 0:
         return x
@@ -53,10 +59,10 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 
 
 class GroupNorm(nnx.Module):
-    """Group norm over [B, ..., C], in float32, with the two-pass variance of PyTorch.
+    """Group norm in float32, with the two-pass variance of PyTorch.
 
-    Pixels are summed up by channel, then channels by group: on CPU twice as fast, with its
-    gradient, as over the two at once.
+    A mean sums pixels by channel, then channels by group. On CPU that is twice as fast, with its
+    gradient, as one sum over both.
     """
 
     def __init__(self, channels: int, groups: int = 32, epsilon: float = 1e-5):
@@ -64,15 +70,19 @@ class GroupNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(channels))
         self.groups, self.epsilon = groups, epsilon
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "batch *pixels channels"]
+    ) -> Float[Array, "batch *pixels channels"]:
         pixels = x.astype(jnp.float32).reshape(x.shape[0], -1, x.shape[-1])
         centred = pixels - self._mean(pixels)
         variance = self._mean(jnp.square(centred))
         normed = centred * (jax.lax.rsqrt(variance + self.epsilon) * self.scale[...])
         return (normed + self.bias[...]).reshape(x.shape).astype(x.dtype)
 
-    def _mean(self, pixels: jax.Array) -> jax.Array:
-        """Of the group of each channel: [B, N, C] -> [B, 1, C]."""
+    def _mean(
+        self, pixels: Float[Array, "batch pixels channels"]
+    ) -> Float[Array, "batch 1 channels"]:
+        """The mean of the group of each channel."""
         batch, _, channels = pixels.shape
         groups = pixels.mean(axis=1).reshape(batch, 1, self.groups, -1).mean(axis=-1)
         return groups.repeat(channels // self.groups, axis=-1)
@@ -82,14 +92,14 @@ def conv(
     in_channels: int,
     out_channels: int,
     dtype: jnp.dtype,
-    rngs: nnx.Rngs,
+    rngs: Rngs,
     stride: int = 1,
     padding: tuple[int, int] = (1, 1),
     zero: bool = False,
 ) -> nnx.Conv:
-    """A 3x3 convolution; `padding` is that before and after the pixels of each axis.
+    """A 3x3 convolution; `padding` counts the pixels added before and after those of each axis.
 
-    The last one of each residual branch starts at zero.
+    `zero` starts it at zero, as the last one of each residual branch.
     """
     return nnx.Conv(
         in_channels,
@@ -105,23 +115,25 @@ def conv(
 
 
 def linear(
-    in_features: int, out_features: int, dtype: jnp.dtype, rngs: nnx.Rngs, zero: bool = False
+    in_features: int, out_features: int, dtype: jnp.dtype, rngs: Rngs, zero: bool = False
 ) -> nnx.Linear:
-    """A dense layer over the last axis: on images, a 1x1 convolution."""
+    """A dense layer over the last axis: on images a 1x1 convolution."""
     init = ZERO_INIT if zero else dense_init
     return nnx.Linear(in_features, out_features, kernel_init=init, dtype=dtype, rngs=rngs)
 
 
-def upsample_nearest(x: jax.Array) -> jax.Array:
-    """[B, H, W, C] -> [B, 2H, 2W, C], each pixel repeated."""
+def upsample_nearest(x: Images) -> Float[Array, "batch 2*height 2*width channels"]:
+    """Repeats each pixel along both axes."""
     return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
-def downsample_mean(x: jax.Array, factor: int = 2) -> jax.Array:
-    """[B, H, W, C] -> [B, H // factor, W // factor, C], the mean of each square of pixels.
+def downsample_mean(
+    x: Images, factor: int = 2
+) -> Float[Array, "batch height//{factor} width//{factor} channels"]:
+    """The mean of each square of `factor` x `factor` pixels.
 
-    What is left over at the far edges is cut off. Where nothing is, this is the "area"
-    interpolation of PyTorch.
+    Pixels at the far edges that fill no square are cut off. For a side that is a multiple of
+    `factor` this is the "area" interpolation of PyTorch.
     """
     batch, height, width, channels = x.shape
     height, width = height // factor, width // factor
@@ -129,8 +141,10 @@ def downsample_mean(x: jax.Array, factor: int = 2) -> jax.Array:
     return x.reshape(batch, height, factor, width, factor, channels).mean(axis=(2, 4))
 
 
-def resize_bilinear(x: jax.Array, height: int, width: int) -> jax.Array:
-    """[B, H, W, C] -> [B, height, width, C], between the centres of pixels, without antialiasing.
+def resize_bilinear(
+    x: Float[Array, "batch old_height old_width channels"], height: int, width: int
+) -> Float[Array, "batch {height} {width} channels"]:
+    """Interpolates between the centres of pixels, without antialiasing.
 
     The "bilinear" interpolation of PyTorch with its default, align_corners=False.
     """
@@ -141,11 +155,11 @@ def resize_bilinear(x: jax.Array, height: int, width: int) -> jax.Array:
 class Upsample(nnx.Module):
     """Nearest-neighbour doubling, then a convolution if `config.resample_with_conv`."""
 
-    def __init__(self, channels: int, config: ModelConfig, rngs: nnx.Rngs):
+    def __init__(self, channels: int, config: ModelConfig, rngs: Rngs):
         dtype = jnp.dtype(config.dtype)
         self.conv = conv(channels, channels, dtype, rngs) if config.resample_with_conv else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Images) -> Float[Array, "batch 2*height 2*width channels"]:
         x = upsample_nearest(x)
         return x if self.conv is None else self.conv(x)
 
@@ -153,11 +167,11 @@ class Upsample(nnx.Module):
 class Downsample(nnx.Module):
     """A convolution of stride 2 if `config.resample_with_conv`, else the mean of 2x2 squares.
 
-    The convolution pads each side by a pixel, as PyTorch does, or, as TensorFlow's SAME does where
-    the side is even, only after the last pixel: `config.downsample_padding`.
+    `config.downsample_padding` is "symmetric" for a pixel on each side, as in PyTorch, and "after"
+    for one after the last pixel, as TensorFlow's SAME pads an even side.
     """
 
-    def __init__(self, channels: int, config: ModelConfig, rngs: nnx.Rngs):
+    def __init__(self, channels: int, config: ModelConfig, rngs: Rngs):
         padding = {"symmetric": (1, 1), "after": (0, 1)}[config.downsample_padding]
         dtype = jnp.dtype(config.dtype)
         self.conv = (
@@ -166,17 +180,17 @@ class Downsample(nnx.Module):
             else None
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Images) -> Float[Array, "batch half_height half_width channels"]:
         return downsample_mean(x) if self.conv is None else self.conv(x)
 
 
 class ResBlock(nnx.Module):
-    """norm-SiLU-conv twice, the embedding in between, around a skip connection.
+    """norm-SiLU-conv twice, with the embedding between them, around a skip connection.
 
-    `resample` doubles or halves the image between the first SiLU and its convolution, and on the
-    skip connection, as BigGAN does. With `scale_shift_norm` the embedding scales and shifts the
-    second norm; without, it is added before it. Where the width changes, the skip connection is a
-    dense layer, or a 3x3 convolution with `skip_conv`.
+    `resample` doubles or halves the image after the first SiLU and on the skip connection, as
+    BigGAN does. The embedding scales and shifts the second norm's output with `scale_shift_norm`,
+    and is added to its input without. Where the width changes, the skip connection is a dense
+    layer, or with `skip_conv` a 3x3 convolution.
     """
 
     def __init__(
@@ -184,7 +198,7 @@ class ResBlock(nnx.Module):
         in_channels: int,
         out_channels: int,
         config: ModelConfig,
-        rngs: nnx.Rngs,
+        rngs: Rngs,
         resample: Literal["up", "down"] | None = None,
         skip_conv: bool = False,
     ):
@@ -203,8 +217,11 @@ class ResBlock(nnx.Module):
         self.residual_scale = math.sqrt(0.5) if config.rescale_residual else 1.0
 
     def __call__(
-        self, x: jax.Array, emb: jax.Array, dropout_key: jax.Array | None = None
-    ) -> jax.Array:
+        self,
+        x: Float[Array, "batch height width in_channels"],
+        emb: Float[Array, "batch emb_channels"],
+        dropout_key: jax.Array | None = None,
+    ) -> Float[Array, "batch out_height out_width out_channels"]:
         h = self.conv1(self.resample(nnx.silu(self.norm1(x))))
         emb = self.emb_proj(nnx.silu(emb))[:, None, None, :]
         if self.scale_shift_norm:
@@ -218,24 +235,26 @@ class ResBlock(nnx.Module):
         return (skip + h) * self.residual_scale
 
 
-def _same(x: jax.Array) -> jax.Array:
+def _same(x: Images) -> Images:
     return x
 
 
-def attend(qkv: jax.Array, heads: int, order: Literal["legacy", "new"]) -> jax.Array:
-    """Self-attention of a sequence, in `heads` heads: [B, N, 3 * C] -> [B, N, C].
+def attend(
+    qkv: Float[Array, "batch length channels_of_qkv"], heads: int, order: Literal["legacy", "new"]
+) -> Float[Array, "batch length channels_of_qkv//3"]:
+    """Self-attention of a sequence.
 
-    qkv holds, along its last axis, q, k, v of the first head, then of the next ("legacy"), or q of
-    all heads, then k, then v ("new"): published weights come in both layouts.
+    The last axis of `qkv` holds q, k, v of the first head, then of the next ("legacy"), or q of all
+    heads, then k, then v ("new"). Published weights have either layout.
     """
     batch, length, _ = qkv.shape
     if order == "legacy":
-        parts = jnp.split(qkv.reshape(batch, length, heads, -1), 3, axis=-1)
+        projections = jnp.split(qkv.reshape(batch, length, heads, -1), 3, axis=-1)
     else:
-        parts = jnp.unstack(qkv.reshape(batch, length, 3, heads, -1), axis=2)
-    # One matrix of [N, C] a head, and plain products: on CPU, with its gradient, 1.7 times as fast
-    # as jax.nn.dot_product_attention, which has heads between N and C.
-    q, k, v = (part.swapaxes(1, 2).reshape(batch * heads, length, -1) for part in parts)
+        projections = jnp.unstack(qkv.reshape(batch, length, 3, heads, -1), axis=2)
+    # A matrix [length, channels] for each head, and plain products: with the gradient 1.7 times as
+    # fast on CPU as jax.nn.dot_product_attention, whose heads lie between the two axes.
+    q, k, v = (x.swapaxes(1, 2).reshape(batch * heads, length, -1) for x in projections)
     logits = jnp.einsum("bnc,bmc->bnm", q, k, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(logits * q.shape[-1] ** -0.5).astype(v.dtype)
     out = jnp.einsum("bnm,bmc->bnc", weights, v).reshape(batch, heads, length, -1)
@@ -243,14 +262,14 @@ def attend(qkv: jax.Array, heads: int, order: Literal["legacy", "new"]) -> jax.A
 
 
 def heads_of(channels: int, config: ModelConfig) -> int:
-    """How many heads attend to `channels` channels."""
+    """The number of heads of an attention over `channels` channels."""
     return channels // config.num_head_channels if config.num_head_channels else config.num_heads
 
 
 class Attention(nnx.Module):
     """Self-attention over all pixels around a skip connection."""
 
-    def __init__(self, channels: int, config: ModelConfig, rngs: nnx.Rngs):
+    def __init__(self, channels: int, config: ModelConfig, rngs: Rngs):
         dtype = jnp.dtype(config.dtype)
         self.heads, self.order = heads_of(channels, config), config.attention_order
         self.norm = GroupNorm(channels, config.norm_groups, config.norm_epsilon)
@@ -258,7 +277,7 @@ class Attention(nnx.Module):
         self.proj_out = linear(channels, channels, dtype, rngs, zero=True)
         self.residual_scale = math.sqrt(0.5) if config.rescale_residual else 1.0
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Images) -> Images:
         batch, height, width, channels = x.shape
         qkv = self.qkv(self.norm(x)).reshape(batch, height * width, 3 * channels)
         h = self.proj_out(attend(qkv, self.heads, self.order).reshape(x.shape))

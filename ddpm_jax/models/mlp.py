@@ -3,15 +3,18 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Real
 
 from ddpm_jax.config import ModelConfig
+from ddpm_jax.diffusion.shapes import Array, Float, Int
+from ddpm_jax.models.initializers import Rngs
 from ddpm_jax.models.layers import FLOAT32, linear, timestep_embedding
 
 
 class MLP(nnx.Module):
-    """Maps x_t [B, features] to [B, out_features]; every hidden layer adds an embedding of t."""
+    """`config.num_res_blocks` hidden layers, each of which adds a projected embedding of t."""
 
-    def __init__(self, config: ModelConfig, features: int, out_features: int, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, features: int, out_features: int, rngs: Rngs):
         dtype = jnp.dtype(config.dtype)
         width, depth = config.channels, config.num_res_blocks
         sizes = [features] + [width] * depth
@@ -22,13 +25,13 @@ class MLP(nnx.Module):
 
     def __call__(
         self,
-        x: jax.Array,
-        t: jax.Array,
-        labels: jax.Array | None = None,
+        x: Float[Array, "batch features"],
+        t: Real[Array, " batch"],
+        labels: Int[Array, " batch"] | None = None,
         dropout_key: jax.Array | None = None,
-        low_res: jax.Array | None = None,
-    ) -> jax.Array:
-        """x: [B, features]; t: [B]; only these are used; -> float32 [B, out_features]."""
+        low_res: Array | None = None,
+    ) -> Float[Array, "batch out_features"]:
+        """float32. Called as the U-Net is; labels, dropout_key and low_res are ignored."""
         emb = timestep_embedding(t, self.config.channels, order=self.config.timestep_embedding)
         emb = emb.astype(self.dtype)
         h = x.astype(self.dtype)

@@ -1,13 +1,15 @@
 """A network as pure functions of a flat dict of parameters."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 from flax import nnx
+from jaxtyping import Real
 
 from ddpm_jax.config import Config, data_shape
 from ddpm_jax.diffusion.process import VARIANCES
+from ddpm_jax.diffusion.shapes import Array, Float, Int
 from ddpm_jax.models import initializers
 from ddpm_jax.models.classifier import Classifier
 from ddpm_jax.models.mlp import MLP
@@ -16,25 +18,36 @@ from ddpm_jax.models.unet import UNet
 Params = dict[str, jax.Array]
 
 
+class Apply(Protocol):
+    """Calls a module with its parameters; a classifier takes no `low_res`."""
+
+    def __call__(
+        self,
+        params: Params,
+        x: Float[Array, "batch *shape"],
+        t: Real[Array, " batch"],
+        labels: Int[Array, " batch"] | None = None,
+        dropout_key: jax.Array | None = None,
+        low_res: Float[Array, "batch height width channels"] | None = None,
+        /,
+    ) -> Float[Array, "batch *out_shape"]: ...
+
+
 class Network(NamedTuple):
-    """A module as functions: `init(key) -> params`, `apply(params, ...)`, abstract parameters.
+    """A module as functions, and the shapes and dtypes of its parameters."""
 
-    `apply` goes on with the arguments of the module: x, t, labels, dropout_key and, but for a
-    classifier, low_res. All after t may be left out.
-    """
-
-    init: Callable[[jax.Array], Params]
-    apply: Callable[..., jax.Array]
+    init: Callable[[jax.Array], Params]  # key -> parameters
+    apply: Apply
     abstract: dict[str, jax.ShapeDtypeStruct]
 
 
-def functional(build: Callable[[nnx.Rngs], nnx.Module], method: str = "__call__") -> Network:
-    """Splits the module that `build(rngs)` makes into functions and a flat dict of parameters.
+def functional(
+    build: Callable[[initializers.Rngs], nnx.Module], method: str = "__call__"
+) -> Network:
+    """Splits a module into functions and a flat dict of parameters; `apply` calls its `method`.
 
-    `apply` calls the method of that name.
-
-    A name joins the path to a parameter by dots, as in `input_blocks.1.0.conv1.kernel`. The module
-    may hold nothing but parameters: no random state, no batch statistics.
+    The name of a parameter joins the path to it by dots, as in `input_blocks.1.0.conv1.kernel`.
+    Raises TypeError for a module that holds more than parameters: random state, batch statistics.
     """
     counted = initializers.Stream()
     graphdef, params, rest = nnx.split(nnx.eval_shape(lambda: build(counted)), nnx.Param, ...)
@@ -57,7 +70,8 @@ def functional(build: Callable[[nnx.Rngs], nnx.Module], method: str = "__call__"
 def build_network(config: Config) -> Network:
     """The network of a run, for examples of the shape of its data.
 
-    With a learned variance a denoiser returns twice the channels: the mean's, then the variance's.
+    A denoiser with a learned variance returns twice the channels: first the prediction, then the
+    variance.
     """
     model, (*sides, channels) = config.model, data_shape(config)
     learned = VARIANCES[config.diffusion.variance].learned
@@ -73,16 +87,13 @@ def build_network(config: Config) -> Network:
 
 
 def build_features(config: Config) -> Network:
-    """The network of a classifier's run without its head: `apply(params, x, t) -> [B, features]`.
-
-    It takes the parameters of that run.
-    """
+    """A run's classifier without its head; `apply(params, x, t)` takes all of its parameters."""
     *sides, channels = data_shape(config)
     return functional(
         lambda rngs: Classifier(config.model, sides[0], channels, rngs), method="features"
     )
 
 
-def count_parameters(params: dict) -> int:
-    """Number of scalars in a dict of parameters, abstract ones too."""
+def count_parameters(params: Params | dict[str, jax.ShapeDtypeStruct]) -> int:
+    """Number of scalars in a dict of parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,22 +1,28 @@
 """The U-Net: from DDPM's CIFAR-10 net to the ADM family, by settings alone.
 
-The order of blocks is ADM's, which with DDPM's settings is DDPM's: a first convolution; at each
-level `num_res_blocks` residual blocks, then a halving; a middle of residual, attention, residual;
-and back up with one residual block more a level, each fed the skip connection that matches it.
-The way down and the middle are a class of their own: the classifier of noisy images has them too.
+The order of blocks is ADM's, which is DDPM's too:
+
+- the encoder: a convolution, then at each level `num_res_blocks` residual blocks and a halving;
+- the middle block: residual, attention, residual;
+- the decoder: at each level one residual block more, each with a skip connection from the encoder.
+
+`Encoder` holds the first two, for the classifier of noisy images has them as well. Timesteps become
+an embedding in `Encoder.embed_time`, labels in `UNet.embed_labels`.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Real
 
 from ddpm_jax.config import ModelConfig
-from ddpm_jax.models.initializers import normal_init
+from ddpm_jax.diffusion.shapes import Array, Float, Int
+from ddpm_jax.models.initializers import Rngs, normal_init
 from ddpm_jax.models.layers import (
     FLOAT32,
     Attention,
@@ -32,9 +38,9 @@ from ddpm_jax.models.layers import (
 
 
 class Encoder(nnx.Module):
-    """Embeds t, and takes images [B, image_size, image_size, in_channels] down to the middle."""
+    """The embedding of timesteps, the blocks of the encoder, and the middle block."""
 
-    def __init__(self, config: ModelConfig, image_size: int, in_channels: int, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, image_size: int, in_channels: int, rngs: Rngs):
         emb_channels = 4 * config.channels
         self.config, self.dtype = config, jnp.dtype(config.dtype)
         self.time_embed = nnx.List(
@@ -45,13 +51,13 @@ class Encoder(nnx.Module):
         )
 
         self.widths = tuple(int(mult * config.channels) for mult in config.channel_mult)
-        channels = self.widths[0]
+        channels = self.widths[0] if config.first_width == "level" else config.channels
         self.input_blocks = nnx.List([nnx.List([conv(in_channels, channels, self.dtype, rngs)])])
         outputs = [channels]
         for level, width in enumerate(self.widths):
             for _ in range(config.num_res_blocks):
                 block = residual_block(channels, width, image_size >> level, config, rngs)
-                self.input_blocks.append(block)
+                self.input_blocks.append(nnx.List(block))
                 channels = width
                 outputs.append(channels)
             if level < len(self.widths) - 1:
@@ -65,17 +71,20 @@ class Encoder(nnx.Module):
                 ResBlock(channels, channels, config, rngs),
             ]
         )
-        self.output_channels = (*outputs, channels)  # of all that `encode` returns
+        self.output_channels = (*outputs, channels)  # of the arrays that `encode` returns
 
-    def embed_time(self, t: jax.Array) -> jax.Array:
-        """[B] -> float32 [B, 4 * channels]."""
+    def embed_time(self, t: Real[Array, " batch"]) -> Float[Array, "batch emb_channels"]:
+        """Two dense layers on sines and cosines of t, float32."""
         emb = timestep_embedding(t, self.config.channels, order=self.config.timestep_embedding)
         return self.time_embed[1](nnx.silu(self.time_embed[0](emb)))
 
     def encode(
-        self, x: jax.Array, emb: jax.Array, keys: Iterator[jax.Array | None]
-    ) -> list[jax.Array]:
-        """What each input block returns, and at last what the middle does."""
+        self,
+        x: Float[Array, "batch height width in_channels"],
+        emb: Float[Array, "batch emb_channels"],
+        keys: Iterator[jax.Array | None],
+    ) -> list[Float[Array, "batch _ _ _"]]:
+        """The outputs of all blocks of the encoder, then that of the middle block."""
         outputs = [x.astype(self.dtype)]
         for block in [*self.input_blocks, self.middle_block]:
             outputs.append(run_block(block, outputs[-1], emb, keys, self.config.remat))
@@ -83,9 +92,9 @@ class Encoder(nnx.Module):
 
 
 class UNet(Encoder):
-    """Maps x_t [B, H, W, in_channels] to [B, H, W, out_channels], given t and, if any, labels.
+    """A denoiser of images: its output has x_t's size and `out_channels` channels.
 
-    With a low_res image to enlarge, `in_channels` counts its channels too.
+    For super-resolution, `in_channels` counts the channels of the image to enlarge too.
     """
 
     def __init__(
@@ -94,7 +103,7 @@ class UNet(Encoder):
         image_size: int,
         in_channels: int,
         out_channels: int,
-        rngs: nnx.Rngs,
+        rngs: Rngs,
     ):
         super().__init__(config, image_size, in_channels, rngs)
         self.label_emb = (
@@ -105,37 +114,39 @@ class UNet(Encoder):
             else None
         )
 
-        up = replace(config, num_heads=config.num_heads_upsample or config.num_heads)
+        decoder = replace(config, num_heads=config.num_heads_upsample or config.num_heads)
         *skips, channels = self.output_channels
         self.output_blocks = nnx.List([])
         for level, width in reversed(list(enumerate(self.widths))):
             for i in range(config.num_res_blocks + 1):
-                block = residual_block(channels + skips.pop(), width, image_size >> level, up, rngs)
+                side = image_size >> level
+                block = residual_block(channels + skips.pop(), width, side, decoder, rngs)
                 channels = width
                 if level > 0 and i == config.num_res_blocks:
-                    block.append(resampling(channels, "up", up, rngs))
-                self.output_blocks.append(block)
+                    block.append(resampling(channels, "up", decoder, rngs))
+                self.output_blocks.append(nnx.List(block))
 
         self.out_norm = GroupNorm(channels, config.norm_groups, config.norm_epsilon)
         self.out_conv = conv(channels, out_channels, FLOAT32, rngs, zero=True)
 
     def __call__(
         self,
-        x: jax.Array,
-        t: jax.Array,
-        labels: jax.Array | None = None,
+        x: Float[Array, "batch height width channels"],
+        t: Real[Array, " batch"],
+        labels: Int[Array, " batch"] | None = None,
         dropout_key: jax.Array | None = None,
-        low_res: jax.Array | None = None,
-    ) -> jax.Array:
-        """x: [B, H, W, C]; t: [B], as embedded; labels: int32 [B], -1 for none; -> float32.
+        low_res: Float[Array, "batch low_height low_width channels"] | None = None,
+    ) -> Float[Array, "batch height width out_channels"]:
+        """float32. `t` are the timesteps to embed, rescaled if the schedule is.
 
-        low_res: [B, h, w, C], the image to enlarge, for a super-resolution model.
+        A label of -1, or no labels: no condition. No key: no dropout. `low_res` are the images that
+        a super-resolution model enlarges.
         """
         if low_res is not None:
             x = jnp.concatenate([x, resize_bilinear(low_res, *x.shape[1:3])], axis=-1)
         emb = self.embed_time(t)
         if self.label_emb is not None and labels is not None:
-            emb = emb + jnp.where(labels[:, None] >= 0, self.label_emb(jnp.maximum(labels, 0)), 0)
+            emb = emb + self.embed_labels(labels)
 
         keys = dropout_keys(dropout_key)
         *skips, h = self.encode(x, emb, keys)
@@ -144,49 +155,53 @@ class UNet(Encoder):
             h = run_block(block, h, emb, keys, self.config.remat)
         return self.out_conv(nnx.silu(self.out_norm(h.astype(jnp.float32))))
 
+    def embed_labels(self, labels: Int[Array, " batch"]) -> Float[Array, "batch emb_channels"]:
+        """A row of the table for each label; zeros for the label -1, which is no condition."""
+        return jnp.where(labels[:, None] >= 0, self.label_emb(jnp.maximum(labels, 0)), 0)
+
 
 def residual_block(
-    channels: int, width: int, side: int, config: ModelConfig, rngs: nnx.Rngs
-) -> nnx.List:
-    """A residual block, then attention where images of this side have it."""
-    block = nnx.List([ResBlock(channels, width, config, rngs)])
+    channels: int, width: int, side: int, config: ModelConfig, rngs: Rngs
+) -> list[nnx.Module]:
+    """A residual block, then attention if `side` is one of `config.attention_resolutions`."""
+    block: list[nnx.Module] = [ResBlock(channels, width, config, rngs)]
     if side in config.attention_resolutions:
         block.append(Attention(width, config, rngs))
     return block
 
 
 def resampling(
-    channels: int, direction: Literal["up", "down"], config: ModelConfig, rngs: nnx.Rngs
+    channels: int, direction: Literal["up", "down"], config: ModelConfig, rngs: Rngs
 ) -> nnx.Module:
-    """What doubles or halves an image between two levels."""
+    """The layer that doubles or halves an image between two levels."""
     if config.resblock_updown:
         return ResBlock(channels, channels, config, rngs, resample=direction)
     return {"up": Upsample, "down": Downsample}[direction](channels, config, rngs)
 
 
 def run_block(
-    block: nnx.List,
-    h: jax.Array,
-    emb: jax.Array,
+    block: Sequence[nnx.Module],
+    h: Float[Array, "batch height width channels"],
+    emb: Float[Array, "batch emb_channels"],
     keys: Iterator[jax.Array | None],
     remat: bool,
-) -> jax.Array:
-    """`h` through the layers of a block; its residual blocks take the embedding and a key each.
+) -> Float[Array, "batch out_height out_width out_channels"]:
+    """Applies the layers of a block in turn; each residual block takes the embedding and a key.
 
-    With `remat` a gradient keeps what goes into the block, and computes what is inside anew.
+    With `remat` a gradient keeps only the inputs of the block, and computes the rest again.
     """
     own_keys = [next(keys) if isinstance(layer, ResBlock) else None for layer in block]
 
-    def through(h: jax.Array, emb: jax.Array, own_keys: list[jax.Array | None]) -> jax.Array:
+    def layers(h: jax.Array, emb: jax.Array, own_keys: list[jax.Array | None]) -> jax.Array:
         for layer, key in zip(block, own_keys, strict=True):
             h = layer(h, emb, key) if isinstance(layer, ResBlock) else layer(h)
         return h
 
-    return (jax.checkpoint(through) if remat else through)(h, emb, own_keys)
+    return (jax.checkpoint(layers) if remat else layers)(h, emb, own_keys)
 
 
 def dropout_keys(key: jax.Array | None) -> Iterator[jax.Array | None]:
-    """A key for each residual block in turn, or None for all of them."""
+    """A key for each residual block in turn; without a key, None for each."""
     if key is None:
         return itertools.repeat(None)
     return (jax.random.fold_in(key, i) for i in itertools.count())

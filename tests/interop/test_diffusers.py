@@ -1,6 +1,7 @@
 """diffusers' UNet2DModel: built by the real package, it computes what our network does."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from ddpm_jax.config import (
 )
 from ddpm_jax.config.serialization import read_config, to_json
 from ddpm_jax.errors import UserError
-from ddpm_jax.interop import diffusers_settings, export_weights, import_weights
+from ddpm_jax.interop import diffusers_scheduler, diffusers_settings, export_weights, import_weights
 from ddpm_jax.interop.diffusers_settings import unet_settings
 from ddpm_jax.models import build_network
 from ddpm_jax.runs.checkpoints import load_ema
@@ -120,7 +121,9 @@ def test_a_model_of_diffusers_computes_the_same_here_and_back_there(name, tmp_pa
     assert_close(ours(run, settings), expected)
 
     export_run(run, back, capsys)
-    again, info = diffusers.UNet2DModel.from_pretrained(back, output_loading_info=True)
+    again, info = diffusers.UNet2DModel.from_pretrained(
+        back, subfolder="unet", output_loading_info=True
+    )
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert_close(theirs(again.eval(), settings), expected)
     for key, value in model.state_dict().items():
@@ -144,7 +147,7 @@ def test_a_model_of_openai_goes_on_to_diffusers(name, tmp_path, capsys) -> None:
     torch.save(state_dict(config), tmp_path / "own.pt")
     import_run(tmp_path / "own.pt", tmp_path / "run", capsys, str(tmp_path / "own.py"))
     export_run(tmp_path / "run", tmp_path / "back", capsys)
-    model = diffusers.UNet2DModel.from_pretrained(tmp_path / "back").eval()
+    model = diffusers.UNet2DModel.from_pretrained(tmp_path / "back", subfolder="unet").eval()
     settings = dict(model.config)
     assert_close(theirs(model, settings), ours(tmp_path / "run", settings))
     # In again under the config that it came from, in its order of attention.
@@ -152,6 +155,45 @@ def test_a_model_of_openai_goes_on_to_diffusers(name, tmp_path, capsys) -> None:
     export_run(tmp_path / "again", tmp_path / "again.pt", capsys)
     first, last = torch.load(tmp_path / "own.pt"), torch.load(tmp_path / "again.pt")
     assert all(torch.equal(first[key], last[key]) for key in first)
+
+
+PIPELINES = {  # sampler, variance -> the pipeline, the steps of its chain
+    ("ddpm", "fixed_large"): "DDPMPipeline",
+    ("ddim", "fixed_small"): "DDIMPipeline",
+    ("ddim", "learned_range"): "DDPMPipeline",  # DDIM's cannot split such an output
+}
+
+
+@pytest.mark.parametrize(("sampler", "variance"), PIPELINES)
+def test_an_exported_folder_is_a_pipeline_that_draws_images(
+    sampler, variance, tmp_path, capsys
+) -> None:
+    text = SMALL.replace("learned_range", variance).replace("num_classes=10", "num_classes=0")
+    text = text.replace("SampleConfig(", f'SampleConfig(sampler="{sampler}", ')
+    (tmp_path / "own.py").write_text(text)
+    config = command_line.load_config(tmp_path / "own.py")
+    torch.save(state_dict(config), tmp_path / "own.pt")
+    import_run(tmp_path / "own.pt", tmp_path / "run", capsys, str(tmp_path / "own.py"))
+    before = os.umask(0o027)
+    try:
+        export_run(tmp_path / "run", tmp_path / "back", capsys)
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "back").rglob("*") if path.is_file()]
+    assert len(files) == 4 and {path.stat().st_mode & 0o777 for path in files} == {0o640}
+
+    for kind in ("DDPMPipeline", PIPELINES[sampler, variance], "DiffusionPipeline"):
+        pipeline = getattr(diffusers, kind).from_pretrained(tmp_path / "back")
+        pipeline.set_progress_bar_config(disable=True)
+        expected = "DDPMPipeline" if kind == "DDPMPipeline" else PIPELINES[sampler, variance]
+        assert type(pipeline).__name__ == expected
+        images = pipeline(num_inference_steps=2, output_type="np").images
+        assert images.shape == (1, 8, 8, 1) and np.isfinite(images).all() and images.std() > 0.01
+    # In again, as any other pipeline.
+    import_run(tmp_path / "back", tmp_path / "again", capsys)
+    diffusion = read_config(tmp_path / "again" / "config.json").diffusion
+    assert (diffusion.timesteps, diffusion.schedule) == (20, "cosine")
+    assert diffusion.variance == (variance if expected == "DDPMPipeline" else "fixed_small")
 
 
 def test_old_names_half_precision_and_pt_files_are_read(tmp_path, capsys) -> None:
@@ -213,7 +255,7 @@ def test_schedules_and_predictions_survive_both_ways(
     config = diffusers_settings.read_config(tmp_path)
     betas = build_diffusion(config.diffusion).schedule.betas
     np.testing.assert_allclose(betas, scheduler.betas, rtol=1e-5)
-    again = diffusers.DDPMScheduler.from_config(diffusers_settings.scheduler_settings(config))
+    again = diffusers.DDPMScheduler.from_config(diffusers_scheduler.scheduler_settings(config))
     np.testing.assert_allclose(again.betas, scheduler.betas, rtol=1e-6)
     assert again.config.prediction_type == prediction
 
@@ -329,13 +371,20 @@ def test_wrong_folders_are_refused_in_one_line(folder, tmp_path, capsys) -> None
             "heads are of one width, attention_head_dim, and these are 16, 32$",
         ),
         ("channel_mult=(1, 2)", "channel_mult=(2, 2)", "take their width from the first level"),
+        (
+            "channel_mult=(1, 2)",
+            'channel_mult=(2, 2), first_width="channels"',
+            "take their width from the first level",
+        ),
         ("scale_shift_norm=True", "rescale_residual=True", "residual sums are not scaled"),
         ("resblock_updown=True", "resample_with_conv=False", "it resamples by convolutions or"),
         ("channels=1)", "channels=1, low_res_size=4)", "it enlarges no image"),
         ("ModelConfig(\n", 'ModelConfig(kind="classifier",\n', "kind classifier: it is a U-Net"),
     ],
 )
-def test_networks_that_diffusers_cannot_express_are_told_why(old, new, pattern, tmp_path) -> None:
+def test_networks_that_diffusers_cannot_express_are_refused_with_the_reason(
+    old, new, pattern, tmp_path
+) -> None:
     assert old in SMALL
     (tmp_path / "own.py").write_text(SMALL.replace(old, new))
     config = command_line.load_config(tmp_path / "own.py")

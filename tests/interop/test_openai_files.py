@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm_jax.config import ParallelConfig, command_line
+from ddpm_jax.config import ModelConfig, ParallelConfig, command_line
 from ddpm_jax.config.serialization import read_config
 from ddpm_jax.interop import export_weights, import_weights, published
-from ddpm_jax.interop.openai import import_state_dict
+from ddpm_jax.interop.openai import import_state_dict, unknown_settings
 from ddpm_jax.models import build_network, count_parameters
 from ddpm_jax.runs.checkpoints import load_ema
 from ddpm_jax.runtime import devices
@@ -52,7 +52,7 @@ def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     )
 
 
-def test_what_goes_in_comes_back_out_bit_for_bit(place, capsys) -> None:
+def test_exported_weights_are_the_imported_ones_bit_for_bit(place, capsys) -> None:
     stdout = import_run(place / "small.pt", place / "run", capsys, "small.py")
     count = count_parameters(build_network(config_of(TINY)).abstract)
     assert f"{count:,} parameters of small.py" in stdout
@@ -175,7 +175,7 @@ DAMAGED = "damaged, or no file of PyTorch weights"
 WRONG_FILES = [
     (text_file, DAMAGED),
     (empty_file, DAMAGED),
-    (zip_file, rf"{DAMAGED} \(.*not in a subdirectory: notes.txt\): get it anew"),
+    (zip_file, rf"{DAMAGED} \(.*not in a subdirectory: notes.txt\): get it again"),
     (pickle_with_code, DAMAGED),
     (old_pickle_with_code, "holds posix.system besides weights, which could run code: not loaded"),
     (pt_with_code, "holds posix.system besides weights"),
@@ -186,7 +186,7 @@ WRONG_FILES = [
     (nothing, "holds nothing, expected a state dict"),
     (nested, "no state dict: ema is a dict, expected a tensor"),
     (a_folder, r"wrong.pt is not a folder of a UNet2DModel: it has no config.json"),
-    (absent, "wrong.pt: no such file"),
+    (absent, "wrong.pt: no such file or folder$"),
 ]
 
 
@@ -241,19 +241,41 @@ def test_weights_of_another_model_are_named(change, pattern, place, capsys) -> N
     ("options", "pattern"),
     [
         ("small.pt --out run", "--model is needed: small.pt does not say .* --model NAME, of imag"),
-        ("64x64_diffusion.pt --out run", "by its name: --model imagenet64$"),
         ("small.pt --model imagnet64 --out run", r"unknown; did you mean imagenet64\? there are: "),
         ("small.pt --model qqqq --out run", "--model qqqq: unknown; there are: imagenet64, image"),
-        ("small.pt --model smal.py --out run", r"smal.py: no such file; did you mean small.py\?"),
+        (
+            "small.pt --model smal.py --out run",
+            r"--model smal.py: no such file; did you mean small.py\?",
+        ),
+        ("google/ddpm-cifar10-32 --out run", "no such file or folder; `hf download google/ddpm-"),
+        ("64x64_diffusion.pt --out run", "64x64_diffusion.pt: no such file or folder$"),
         ("small.pt --model small.py --out .", "--out . is there already: name a new folder"),
         ("small.pt --model small.py --out small.py", "--out small.py is there already"),
         ("small.pt --model small.py --out small.py/run", "--out .* cannot be written: Not a dir"),
-        ("x.safetensors --out run", r"x.safetensors: name its folder, \., to import a UNet2DModel"),
     ],
 )
 def test_wrong_commands_are_refused_in_one_line(options, pattern, place, capsys) -> None:
     check_refused(*command(import_weights.main, options.split(), capsys), pattern)
     assert not (place / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern"),
+    [
+        ("64x64_diffusion.pt", "--model is needed: .* by its name: --model imagenet64$"),
+        ("x.safetensors", r"x.safetensors: name its folder, \., to import a UNet2DModel"),
+    ],
+)
+def test_the_name_of_a_file_says_what_is_missing(file, pattern, place, capsys) -> None:
+    Path(file).touch()
+    check_refused(*command(import_weights.main, [file, "--out", "run"], capsys), pattern)
+
+
+def test_a_package_without_configs_says_where_they_are(place, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(published, "DEFAULT_CONFIG", place / "configs" / "digits.py")
+    options = ["small.pt", "--model", "imagenet64", "--out", "run"]
+    pattern = "--model imagenet64: its config, configs/imagenet64_adm.py, comes with the repository"
+    check_refused(*command(import_weights.main, options, capsys), pattern)
 
 
 def test_a_run_is_not_overwritten(place, capsys) -> None:
@@ -277,17 +299,35 @@ def test_a_missing_package_is_named_with_the_command_that_brings_it(
     check_refused(*command(export_weights.main, options, capsys), pattern)
 
 
-def test_settings_that_openais_code_lacks_are_told(place, capsys, caplog) -> None:
+def test_settings_that_openais_code_lacks_are_refused_unless_forced(place, capsys) -> None:
     text = TINY.replace(" channels=32,", " channels=32, norm_groups=16, norm_epsilon=1e-6,")
     (place / "other.py").write_text(text)
     import_run(place / "small.pt", place / "run", capsys, "other.py")
-    export_run(place / "run", place / "back.pt", capsys)
-    (message,) = caplog.messages
-    assert "no counterpart of model.norm_groups 16, model.norm_epsilon 1e-06" in message
+    options = ["--workdir", "run", "--to", "back.pt"]
+    pattern = "OpenAI's code has no model.norm_groups 16, model.norm_epsilon 1e-06: with these"
+    check_refused(*command(export_weights.main, options, capsys), pattern)
+    assert not Path("back.pt").exists()
+    code, _, stderr = command(export_weights.main, [*options, "--force", "True"], capsys)
+    assert (code, stderr) == (0, "")
+    assert same_bits(torch.load("small.pt"), torch.load("back.pt"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"first_width": "channels", "channel_mult": (2, 1)}, ["model.first_width channels"]),
+        ({"first_width": "channels"}, []),  # of one width with the first level
+        ({"downsample_padding": "after"}, ["model.downsample_padding after"]),
+        ({"downsample_padding": "after", "resblock_updown": True}, []),  # then nothing is padded
+    ],
+    ids=str,
+)
+def test_a_setting_is_named_only_where_it_changes_the_network(changes, named) -> None:
+    assert unknown_settings(ModelConfig(**changes)) == named
 
 
 def test_weights_are_those_that_the_file_holds(place, capsys) -> None:
-    """What sampling loads is what the converter makes, which the parity tests judge."""
+    """Sampling loads what the converter makes, which the parity tests check."""
     import_run(place / "small.pt", place / "run", capsys, "small.py")
     abstract = build_network(config_of(TINY)).abstract
     arrays = {name: value.numpy() for name, value in torch.load("small.pt").items()}

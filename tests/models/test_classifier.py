@@ -56,7 +56,7 @@ def test_every_head_gives_a_distribution_and_a_gradient_at_every_pixel(pool):
         assert not np.allclose(moved[1], logits[1], atol=1e-4)
 
 
-def test_the_blocks_are_those_of_the_unet_on_its_way_down():
+def test_the_blocks_are_those_of_the_unets_encoder_and_middle():
     def shapes(net):
         return {
             name: leaf
@@ -90,7 +90,7 @@ def test_attention_pool_is_its_definition(num_heads, num_head_channels):
     np.testing.assert_allclose(pool(x), pool.c_proj(mean), atol=1e-5)
 
 
-def test_attention_pool_starts_by_telling_the_places_of_pixels_apart():
+def test_attention_pool_starts_with_an_embedding_of_the_places_of_pixels():
     pool = AttentionPool(4, 16, 5, CONFIG, nnx.Rngs(0))
     assert np.std(pool.positional_embedding[...]) == pytest.approx(1 / 4, rel=0.2)
     x = normal(0, 2, 4, 4, 16)

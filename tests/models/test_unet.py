@@ -54,6 +54,7 @@ def test_ddpm_for_cifar_10_has_the_parameters_of_ho_et_al():
         {"rescale_residual": True, "scale_shift_norm": False, "resample_with_conv": False},
         {"attention_resolutions": (8, 4), "num_head_channels": 4, "attention_order": "new"},
         {"channel_mult": (0.5, 1, 2), "num_res_blocks": 2},
+        {"channel_mult": (2, 1), "first_width": "channels"},
         {"norm_epsilon": 1e-6, "downsample_padding": "after", "timestep_embedding": "sin_cos"},
     ],
     ids=str,
@@ -80,6 +81,17 @@ def test_half_channels_narrow_a_level_but_not_the_embedding():
     assert net.abstract["time_embed.0.kernel"].shape == (8, 32)
 
 
+def test_the_first_convolution_has_the_width_of_the_first_level_or_of_channels():
+    mult = replace(TINY, channel_mult=(2, 1))
+    for first_width, width in (("level", 16), ("channels", 8)):
+        net = network(replace(mult, first_width=first_width))
+        assert net.abstract["input_blocks.0.0.kernel"].shape == (3, 3, 3, width)
+        assert net.abstract["input_blocks.1.0.conv1.kernel"].shape == (3, 3, width, 16)
+        assert net.abstract["out_conv.kernel"].shape == (3, 3, 16, 3)
+    one = replace(TINY, first_width="channels")
+    assert network(one).abstract == network(TINY).abstract
+
+
 def test_label_minus_one_is_a_zero_embedding(tiny):
     net, params = tiny
     apply = jax.jit(net.apply)
@@ -93,7 +105,7 @@ def test_label_minus_one_is_a_zero_embedding(tiny):
     assert not np.allclose(labelled[0], none[0], atol=1e-3)
 
 
-def test_heads_on_the_way_up_may_differ_and_nothing_else_does():
+def test_heads_of_the_decoder_may_differ_and_nothing_else_does():
     def heads(config):
         unet = nnx.eval_shape(lambda: UNet(config, 8, 3, 3, nnx.Rngs(0)))
         found = {}

@@ -1,13 +1,17 @@
 """Numbers computed by the original code, and how near to them ours must be.
 
 The folder is that of the environment variable DDPM_JAX_GOLDEN; its README states the tolerances.
+A file remembers which of its settings and arrays the tests have read: `unread`.
 """
 
 import json
 import os
+import re
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +21,58 @@ SPACE_TIMESTEPS = "space_timesteps.json"
 # The names compared so far, by file.
 compared: dict[str, set[str]] = defaultdict(set)
 
+# Settings that no test needs to read: prose, and messages of the original, where ours say more.
+DOCUMENTATION = re.compile(
+    r"(\w*_)?doc|notes?|axes|layout|weights|pillow|checkpoint_files|sensitivity\..*|unknown"
+    r"|raises\..*|construct_errors_for_spec\..*"
+)
+# The axes that a file's outputs do not have, though its meta lists the values of all.
+ABSENT_AXES = {
+    "p_mean_variance.npz": {"cond", "loss"},
+    "steps.npz": {"loss"},
+    "training_losses.npz": {"clip", "cond"},  # training neither clips nor guides
+}
+
+
+class Settings(Mapping):
+    """A file's `meta`, or a dict inside it; what is read leaves the set `unread`.
+
+    `unread` names each leaf by the path to it, as in "hp.diffusion.steps".
+    """
+
+    def __init__(self, values: dict[str, Any], unread: set[str], path: str = ""):
+        self._values, self._unread, self._path = values, unread, path
+        unread |= {path + key for key, value in values.items() if not _children(value)}
+        self._inner = {key: self._wrapped(key, value) for key, value in values.items()}
+
+    def _wrapped(self, key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return Settings(value, self._unread, f"{self._path}{key}.")
+        if _children(value):
+            items = enumerate(value)
+            return [Settings(v, self._unread, f"{self._path}{key}.{i}.") for i, v in items]
+        return value
+
+    def __getitem__(self, key: str) -> Any:
+        self._unread.discard(self._path + key)
+        return self._inner[key]
+
+    def __contains__(self, key: object) -> bool:  # Mapping's own would read the value
+        return key in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def _children(value: Any) -> bool:
+    """True for what holds settings of its own: a dict, or a list of dicts."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(item, dict) for item in value)
+    return isinstance(value, dict)
+
 
 class GoldenFile:
     """One npz file: its `meta`, its arrays by key, and the comparison with its outputs."""
@@ -24,7 +80,9 @@ class GoldenFile:
     def __init__(self, filename: str):
         self.filename = filename
         self._arrays = np.load(FOLDER / filename, allow_pickle=False)
-        self.meta = json.loads(str(self._arrays["meta_json"]))
+        self._unread_settings: set[str] = set()
+        self.meta = Settings(json.loads(str(self._arrays["meta_json"])), self._unread_settings)
+        self._unread_inputs = set(self.keys("in/") + self.keys("w/") + self.keys("floor/"))
         self._tolerance = load_json("tolerance.json").get(filename.removesuffix(".npz"), {})
 
     def keys(self, prefix: str) -> list[str]:
@@ -34,7 +92,14 @@ class GoldenFile:
     def array(self, key: str) -> np.ndarray:
         """The array as stored; float16 weights become float32, which is exact."""
         array = self._arrays[key]
+        self._unread_inputs.discard(key)
         return array.astype(np.float32) if array.dtype == np.float16 else array
+
+    def unread(self) -> list[str]:
+        """Settings and inputs that no test has read, but for documentation."""
+        absent = ABSENT_AXES.get(self.filename, set())
+        settings = {s for s in self._unread_settings - absent if not DOCUMENTATION.fullmatch(s)}
+        return sorted(settings) + sorted(self._unread_inputs)
 
     def check(
         self, key: str, got: np.ndarray, exact: bool = False, floor: np.ndarray | None = None

@@ -4,7 +4,7 @@ from functools import cache
 
 from ddpm_jax.config import Config, DataConfig, DiffusionConfig, ModelConfig
 from ddpm_jax.interop.openai import import_state_dict
-from ddpm_jax.models import Network, Params, build_network
+from ddpm_jax.models import Network, Params, build_network, count_parameters
 from tests.parity.golden import FOLDER, GoldenFile, load
 
 KINDS = {"UNetModel": "unet", "SuperResModel": "unet", "EncoderUNetModel": "classifier"}
@@ -37,6 +37,7 @@ def model_config(cls: str, kwargs: dict) -> ModelConfig:
         resample_with_conv=kwargs.get("conv_resample", True),
         attention_order="new" if kwargs.get("use_new_attention_order") else "legacy",
         pool=kwargs.get("pool", "adaptive"),
+        remat=kwargs.get("use_checkpoint", False),
     )
 
 
@@ -62,7 +63,8 @@ def network_of(filename: str) -> tuple[Network, Params, Config]:
     file = load(filename)
     config = config_of(file)
     network = build_network(config)
-    shapes = {key.removeprefix("w/"): file.array(key).shape for key in file.keys("w/")}
+    shapes = {name: tuple(shape) for name, shape in file.meta["state_dict"].items()}
     pool = config.model.pool if config.model.kind == "classifier" else None
     params = import_state_dict(shapes, lambda name: file.array(f"w/{name}"), network.abstract, pool)
+    assert count_parameters(params) == file.meta["param_count"]
     return network, params, config

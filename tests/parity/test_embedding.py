@@ -12,5 +12,6 @@ from tests.parity.golden import load
 def test_timestep_embedding_is_the_originals(golden, key):
     file = golden("embed.npz")
     kind, dim, period = re.fullmatch(r"out/(int|float)_(\d+)(?:_mp(\d+))?", key).groups()
+    assert int(dim) in file.meta["dims"]
     options = {} if period is None else {"max_period": float(period)}
     file.check(key, timestep_embedding(file.array(f"in/t_{kind}"), int(dim), **options))

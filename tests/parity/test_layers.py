@@ -86,6 +86,13 @@ BUILDERS = {
 }
 
 
+def test_inputs_are_those_that_the_file_describes():
+    widths = {FILE.meta["config"][key] for key in ("c1", "c2")}
+    for name, shape in FILE.meta["shapes"].items():
+        assert FILE.array(f"in/{name}/x").shape == tuple(shape)
+        assert shape[1] in widths
+
+
 def layer_of(name: str) -> nnx.Module:
     """The layer, with its weights under the names that they have in a network."""
     start = next(start for start in BUILDERS if name.startswith(start))

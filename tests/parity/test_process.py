@@ -57,6 +57,17 @@ def test_reverse_step_of_every_mean_and_variance_type_is_the_originals(golden, n
 
 
 @pytest.mark.parametrize("name", load("p_mean_variance.npz").meta["diffusions"])
+def test_the_formula_that_stands_for_a_network_gives_the_outputs_of_the_original(golden, name):
+    file = golden("p_mean_variance.npz")
+    schedule = schedule_of(file.meta["diffusions"][name])
+    x, t = to_nhwc(file.array(f"in/{name}/x")), file.array(f"in/{name}/t")
+    for key in file.keys(f"in/{name}/model_output"):
+        var = key.removeprefix(f"in/{name}/model_output").removeprefix("_")
+        got = fake_model(file, var)(x, model_timesteps(schedule, t))
+        np.testing.assert_allclose(to_nchw(got), file.array(key), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", load("p_mean_variance.npz").meta["diffusions"])
 def test_conversions_and_denoised_fn_are_the_originals(golden, name):
     file = golden("p_mean_variance.npz")
     case = file.meta["diffusions"][name]
@@ -66,8 +77,10 @@ def test_conversions_and_denoised_fn_are_the_originals(golden, name):
         got = function(schedule, x, t, np.float32(0.3) * x)
         file.check(f"out/{name}/{function.__name__}", to_nchw(got))
 
-    diffusion = diffusion_of(case, "EPSILON", "LEARNED_RANGE")
-    output = fake_model(file, "LEARNED_RANGE")(x, model_timesteps(schedule, t))
-    step = p_mean_variance(diffusion, output, x, t, denoised_fn=lambda x: x * 0.5 + 0.25)
+    formula, mean, var, clip = file.meta["denoised_fn"].split(", ")
+    denoised_fn = eval(f"lambda x: {formula}", {})
+    output = fake_model(file, var)(x, model_timesteps(schedule, t))
+    diffusion = diffusion_of(case, mean, var)
+    step = p_mean_variance(diffusion, output, x, t, clip == "clip True", denoised_fn)
     file.check(f"out/{name}/denoised_fn_pred_xstart", to_nchw(step.pred_xstart))
     file.check(f"out/{name}/denoised_fn_mean", to_nchw(step.mean))

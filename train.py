@@ -64,6 +64,7 @@ def main() -> None:
         for line in report(config, network, abstract, sharding, mesh, train_step):
             print(line, flush=True)
         return
+    assert source is not None  # only a dry run may do without
 
     # Evaluators
     evaluators = [

@@ -1,7 +1,8 @@
-"""The README's commands are commands that work."""
+"""What the pages say works: their commands, their links, their Python."""
 
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from ddpm_jax.config import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def commands() -> list[str]:
@@ -26,11 +27,49 @@ def test_a_training_command_of_the_docs_is_a_valid_config(command, monkeypatch):
     command_line.parse_train(shlex.split(command)[2:])
 
 
+def prose(page: Path) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub names the headings of a page: `## Start here!` is #start-here."""
+    seen: Counter[str] = Counter()
+    found = set()
+    for heading in re.findall(r"^#+ +(.*?) *$", prose(page), re.MULTILINE):
+        text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)  # of a link, its text
+        name = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+        found.add(f"{name}-{seen[name]}" if seen[name] else name)
+        seen[name] += 1
+    return found
+
+
+def dead_links(page: Path) -> list[str]:
+    """The links of a page to files, and to headings of pages, that are not there."""
+    dead = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if "://" in link:
+            continue
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            dead.append(link)
+    return dead
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_a_page_links_to_exists(page):
-    links = re.findall(r"\]\(([^)#]+)\)", page.read_text())
-    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
-    assert not missing
+    assert not dead_links(page)
+
+
+def test_a_link_to_a_file_or_heading_that_is_not_there_is_found(tmp_path):
+    (tmp_path / "other.md").write_text("# Other\n## Start here!\n## Start here!\n")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A `page`\n```bash\n# no heading\n```\n"
+        "[](#a-page) [](#no-heading) [](other.md#start-here-1) [](other.md#start) [](none.md)\n"
+    )
+    assert dead_links(page) == ["#no-heading", "other.md#start", "none.md"]
 
 
 def test_the_python_of_the_readme_runs():

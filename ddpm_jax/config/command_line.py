@@ -107,10 +107,11 @@ def parse(cls: type[T], argv: Sequence[str], default: T | None = None, descripti
     if {"-h", "--help"} & set(argv):
         print(f"{_wrapped(description)}\n")
     return tyro.cli(
-        tyro.conf.FlagConversionOff[cls],
+        cls,
         default=tyro.MISSING_NONPROP if default is None else default,
         args=list(argv),
         description="",
+        config=(tyro.conf.FlagConversionOff,),
         registry=registry(),
     )
 
@@ -144,7 +145,7 @@ def load_config(path: Path) -> Config:
     if not path.is_file():
         raise UserError(f"--config {path}: no such file; {_known_configs(path)}")
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    if spec is None:
+    if spec is None or spec.loader is None:
         raise UserError(f"--config {path}: not a Python file; name one that defines get_config()")
     module = importlib.util.module_from_spec(spec)
     try:

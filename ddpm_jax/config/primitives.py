@@ -9,14 +9,14 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from ddpm_jax.config.schema import SamplerName
 from ddpm_jax.sampling.samplers import sampler_name
 
-Spec = PrimitiveConstructorSpec
+Spec: TypeAlias = PrimitiveConstructorSpec[Any]
 
 # A type of choices whose table knows more names for them than `spelt` does.
 NAMES: dict[Any, Callable[[str], str]] = {SamplerName: sampler_name}
@@ -82,7 +82,7 @@ def _plain(word: str) -> str:
 
 def _spec(metavar: str, read: Callable[[str], Any], kind: type | tuple[type, ...]) -> Spec:
     """Of values that are one word each."""
-    return Spec(
+    return PrimitiveConstructorSpec(
         nargs=1,
         metavar=metavar,
         instance_from_str=lambda words: read(words[0]),
@@ -109,7 +109,7 @@ def _switch(info: PrimitiveTypeInfo) -> Spec | None:
 
 
 def _choice(info: PrimitiveTypeInfo) -> Spec | None:
-    if info.type_origin is not typing.Literal:
+    if typing.get_origin(info.type) is not typing.Literal:
         return None
     choices = typing.get_args(info.type)
     read = NAMES.get(info.type, lambda word: spelt(word, choices))
@@ -125,13 +125,13 @@ def _list(info: PrimitiveTypeInfo) -> Spec | None:
     read_each = whole_number if kinds[0] is int else number
     name = kinds[0].__name__.upper()
 
-    def read(words: list[str]) -> tuple:
+    def read(words: list[str]) -> tuple[float, ...]:
         values = tuple(read_each(each) for word in words for each in word.split(","))
         if length not in (None, len(values)):
             raise ValueError(f"{' '.join(words)!r} has {len(values)} numbers, and not {length}")
         return values
 
-    return Spec(
+    return PrimitiveConstructorSpec(
         nargs="*",
         metavar=f"[{name} ...]" if length is None else " ".join([name] * length),
         instance_from_str=read,
@@ -147,7 +147,7 @@ def _optional(info: PrimitiveTypeInfo) -> Spec | None:
         return None
     (kind,) = (each for each in kinds if each is not type(None))
     spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, info.markers))
-    if not isinstance(spec, Spec):
+    if not isinstance(spec, PrimitiveConstructorSpec):
         return None
     return replace(
         spec,

@@ -29,7 +29,13 @@ from ddpm_jax.diffusion.timesteps import TIMESTEP_SAMPLERS
 from ddpm_jax.sampling.samplers import SAMPLERS
 
 if TYPE_CHECKING:  # which names a table holds is known at run time alone
-    Schedule = Prediction = Variance = Loss = Weighting = TimestepSampler = SamplerName = str
+    Schedule = str
+    Prediction = str
+    Variance = str
+    Loss = str
+    Weighting = str
+    TimestepSampler = str
+    SamplerName = str
 else:
     Schedule = Literal[*SCHEDULES]
     Prediction = Literal[*PREDICTIONS]

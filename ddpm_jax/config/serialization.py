@@ -70,7 +70,7 @@ def from_dict(cls: type[T], values: Any, name: str = "") -> T:
 
 def _typed(value: Any, kind: Any, name: str) -> Any:
     """`value` of the field `name` as its type `kind` has it: lists become tuples."""
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return from_dict(kind, value, name)
     value = tuple(value) if isinstance(value, list) else value
     if not _fits(value, kind):

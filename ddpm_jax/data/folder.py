@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +115,9 @@ class FolderRecords:
             f"the first is {self.paths[0]}: replace them or choose another folder"
         )
 
-    def restricted(self, indices: Sequence[int]) -> "FolderRecords":
+    def restricted(self, indices: Collection[int]) -> "FolderRecords":
         """The images at `indices`. They replace only each other; `broken` stays shared."""
-        paths, labels = ([each[i] for i in indices] for each in (self.paths, self.labels))
+        paths, labels = [self.paths[i] for i in indices], [self.labels[i] for i in indices]
         part = FolderRecords(self.root, paths, labels, self.channels)
         part.broken, part._lock = self.broken, self._lock
         return part

@@ -90,7 +90,7 @@ def _read_csv(file: str, paths: list[str]) -> list[str]:
     for i, path in enumerate(paths):
         by_name[PurePosixPath(path).name].append(i)
 
-    labels: list[str | None] = [None] * len(paths)
+    labels: dict[int, str] = {}
     missing = []
     for line, name, label in rows:
         matches = [by_path[name]] if name in by_path else by_name[name]
@@ -99,23 +99,22 @@ def _read_csv(file: str, paths: list[str]) -> list[str]:
             raise UserError(f"{file} line {line}: {name} may be {both}; give the path")
         if not matches:
             missing.append(name)
-        elif labels[matches[0]] not in (None, label):
+        elif labels.setdefault(matches[0], label) != label:
             raise UserError(
                 f"{file} line {line}: {name} is {label}, but {labels[matches[0]]} on a line before"
             )
-        else:
-            labels[matches[0]] = label
     if missing:
         raise UserError(
             f"{file}: {len(missing)} of {len(rows)} rows name no image of the folder, the first "
             f"{missing[0]}; correct them or take them out"
         )
-    if None in labels:
+    unlabelled = [path for i, path in enumerate(paths) if i not in labels]
+    if unlabelled:
         raise UserError(
-            f"{file} has no label for {labels.count(None)} of {len(paths)} images, the first "
-            f"{paths[labels.index(None)]}; add rows such as {paths[labels.index(None)]},LABEL"
+            f"{file} has no label for {len(unlabelled)} of {len(paths)} images, the first "
+            f"{unlabelled[0]}; add rows such as {unlabelled[0]},LABEL"
         )
-    return labels
+    return [labels[i] for i in range(len(paths))]
 
 
 def _rows(file: str) -> list[tuple[int, str, str]]:
@@ -123,7 +122,7 @@ def _rows(file: str) -> list[tuple[int, str, str]]:
     try:
         with expanded(file).open(newline="", encoding="utf-8-sig") as opened:
             reader = csv.reader(opened, strict=True)
-            rows = [(reader.line_num, *(cell.strip() for cell in row)) for row in reader if row]
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
     except (FileNotFoundError, IsADirectoryError) as error:
         close = difflib.get_close_matches(file, ["folders", "names"], n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
@@ -133,11 +132,11 @@ def _rows(file: str) -> list[tuple[int, str, str]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"data.labels: cannot read {file} as CSV: {reason}") from error
-    for line, *cells in rows:
+    for line, cells in rows:
         if len(cells) != 2 or not all(cells):
             raise UserError(
                 f"{file} line {line}: {','.join(cells)!r} must be two values, as in cats/1.png,3"
             )
-    rows = [(line, PurePosixPath(name).as_posix(), label) for line, name, label in rows]
-    header = rows and not PurePosixPath(rows[0][1]).suffix
-    return rows[1:] if header else rows
+    named = [(line, PurePosixPath(name).as_posix(), label) for line, (name, label) in rows]
+    header = named and not PurePosixPath(named[0][1]).suffix
+    return named[1:] if header else named

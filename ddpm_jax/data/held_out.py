@@ -11,6 +11,7 @@ from ddpm_jax.config import DataConfig
 from ddpm_jax.data.folder import FolderRecords
 from ddpm_jax.data.loading import load_source
 from ddpm_jax.data.sources import Records, Source
+from ddpm_jax.data.tfds_source import TfdsRecords
 from ddpm_jax.errors import UserError
 
 
@@ -83,7 +84,8 @@ def _other_split(source: Source, data: DataConfig) -> Source:
         other = load_source(dataclasses.replace(data, split=data.held_out))
     except UserError as error:
         raise UserError(str(error).replace("data.split", "data.held_out")) from error
-    if source.records.overlaps(other.records):
+    ours, theirs = source.records, other.records
+    if isinstance(ours, TfdsRecords) and isinstance(theirs, TfdsRecords) and ours.overlaps(theirs):
         raise UserError(
             f"{option}: shares examples with --data.split {data.split}; give another split, or a "
             "share as in 10%"

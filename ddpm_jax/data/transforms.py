@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
-from PIL import Image, ImageOps
 
 # Naming the formats keeps files of other kinds, such as PostScript, from PIL's other readers.
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -34,6 +33,8 @@ def decode_image(file: Path | BinaryIO, channels: int) -> np.ndarray:
       Exception: the file is broken, or has more than 179 million pixels. PIL's readers raise half
         a dozen kinds.
     """
+    from PIL import Image, ImageOps  # here, so that what decodes no images need not load it
+
     if isinstance(file, Path) and file.exists() and not file.is_file():
         raise OSError("is no regular file")  # opening a pipe would wait for ever
     with Image.open(file, formats=FORMATS) as opened:
@@ -92,6 +93,8 @@ def random_crop(image: np.ndarray, size: int, rng: RandomIntegers) -> np.ndarray
 
 def _resized(image: np.ndarray, side: int) -> np.ndarray:
     """The whole image [H, W, C], resized so that its shorter side is `side`."""
+    from PIL import Image
+
     pil = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
     while min(pil.size) >= 2 * side:
         pil = pil.resize((pil.width // 2, pil.height // 2), Image.Resampling.BOX)

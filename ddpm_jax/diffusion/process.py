@@ -5,7 +5,7 @@ al. 2020) unless a line says otherwise.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -89,7 +89,7 @@ class Variance(NamedTuple):
     Where it is not, `variance` is read off a table of its own, which rounds otherwise.
     """
 
-    log_variance: Callable[[NoiseSchedule, Array | None, Array, Array], Array]
+    log_variance: Callable[[NoiseSchedule, Any, Array, Array], Array]
     variance: Callable[[NoiseSchedule], np.ndarray] | None = None
 
     @property

@@ -95,15 +95,14 @@ def make_bound(config: Config, network: Network, mesh: Mesh, steps: str, seed: i
         found = []
         for timesteps in slices:
             found.append(bound_at(params, batch, timesteps))
-            if (
-                on_progress is not None and len(found) > 1
-            ):  # one slice behind, so that the device never waits
+            # One slice behind, so that the device never waits.
+            if on_progress is not None and len(found) > 1:
                 jax.block_until_ready(found[-2])
                 on_progress(1 / count)
         found = to_host(found)
         if on_progress is not None:
             on_progress(1 / count)
-        terms = {
+        terms: dict[str, Any] = {
             name: np.concatenate([getattr(terms, name) for terms in found], axis=1)[:, :num_steps]
             for name in BY_TIMESTEP
         }
@@ -160,20 +159,20 @@ def bound_of_examples(
     for batch in ordered_batches(evaluation.source, evaluation.data, size, evaluation.num):
         real = len(batch["x"])
         path = out / "parts" / f"{first:08d}_{real}.npz"
-        terms = read_partial_together(path, Bound._fields)
-        if terms is None:
+        part: dict[str, Any] | None = read_partial_together(path, Bound._fields)
+        if part is None:
             filled = {
                 name: np.resize(value, (size, *value.shape[1:])) for name, value in batch.items()
             }
             filled["index"] = np.arange(first, first + size, dtype=np.int32)
             terms = bound(params, filled, partial(_scaled, on_progress, real))
-            terms = {name: values[:real] for name, values in terms._asdict().items()}
-            processes.on_main_process(partial(save_partial, path, terms))
+            part = {name: values[:real] for name, values in terms._asdict().items()}
+            processes.on_main_process(partial(save_partial, path, part))
         else:
             on_progress(real)
-        found.append(Bound(**terms))
+        found.append(Bound(**part))
         first += real
-    return Bound(*(np.concatenate(values) for values in zip(*found, strict=True)))
+    return Bound._make(np.concatenate(values) for values in zip(*found, strict=True))
 
 
 def report(found: Bound, timesteps: np.ndarray, out: Path) -> str:
@@ -193,7 +192,7 @@ def report(found: Bound, timesteps: np.ndarray, out: Path) -> str:
     }
     with replacing(out / "bpd.json") as temporary:
         temporary.write_text(json.dumps(numbers, indent=2) + "\n")
-    save_bound(timesteps, *by_t.values(), out / "bpd.png")
+    save_bound(timesteps, by_t["vb"], by_t["xstart_mse"], by_t["eps_mse"], out / "bpd.png")
     return (
         f"{numbers['total_bpd']:.4f} +- {numbers['total_bpd_standard_error']:.4f} bits per "
         f"dimension ({count} examples; decoder {by_t['vb'][0]:.4f}, prior "

@@ -11,10 +11,9 @@ further scales or lengths are added to what is there.
 """
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -83,7 +82,7 @@ def main() -> None:
         # A row of samples for each scale, length by length; the table grows with them
         out = args.out or run.workdir / "sweep"
         create_results_folder(out, settings_of(plans[0], args))
-        rows: list[dict] = []
+        rows: list[sweep_report.Row] = []
         for plan in plans:
             draw_missing(plan, out)
             rows += measure_length(plan, out, extract, real.features)
@@ -142,7 +141,7 @@ def measure_real_images(
     return RealImages(reference, measure(extract(images[:few]), labels[:few], reference))
 
 
-def settings_of(plan: Plan, args: Args) -> dict:
+def settings_of(plan: Plan, args: Args) -> dict[str, Any]:
     """What all samples of a sweep depend on, besides their scales and the length of their chain."""
     sample = plan.models[0].config.sample
     return {
@@ -182,7 +181,7 @@ def draw_missing(plan: Plan, out: Path) -> None:
 
 def measure_length(
     plan: Plan, out: Path, extract: FeatureExtractor, real: np.ndarray
-) -> Sequence[dict]:
+) -> list[sweep_report.Row]:
     """A row of the table for each scale: its settings and its metrics."""
     steps, (labels,) = plan.models[0].config.sample.steps, plan.labels
     return [

@@ -6,15 +6,18 @@ Their metrics are those of `metrics.METRICS`.
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ddpm_jax.evaluation.metrics import METRICS, SampleMetrics
 from ddpm_jax.generation.sample_batch import Scales
 from ddpm_jax.runtime.files import replacing
 from ddpm_jax.visualization.plots import save_sweep
 
+Row = dict[str, Any]  # of the table: its `steps`, its scales and its metrics
 
-def write(rows: Sequence[dict], real: SampleMetrics, num: int, out: Path) -> None:
-    """Writes the files. A row has its `steps`, its scales and its metrics; `real` has metrics."""
+
+def write(rows: Sequence[Row], real: SampleMetrics, num: int, out: Path) -> None:
+    """Writes the files. `real` has the metrics of real images."""
     with replacing(out / "sweep.json") as temporary:
         temporary.write_text(json.dumps({"rows": rows, "real": real}, indent=2) + "\n")
     with replacing(out / "sweep.md") as temporary:
@@ -23,7 +26,7 @@ def write(rows: Sequence[dict], real: SampleMetrics, num: int, out: Path) -> Non
     save_sweep(points(rows), real, titles, out / "sweep.png")
 
 
-def table(rows: Sequence[dict], real: SampleMetrics) -> str:
+def table(rows: Sequence[Row], real: SampleMetrics) -> str:
     """A Markdown table, whose last row is that of real images."""
     columns = ["steps", *Scales._fields, *METRICS]
     lines = [columns, ["-"] * len(columns)]
@@ -34,7 +37,7 @@ def table(rows: Sequence[dict], real: SampleMetrics) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def points(rows: Sequence[dict]) -> list[dict]:
+def points(rows: Sequence[Row]) -> list[Row]:
     """The rows with their `scale` and their `line`: the curve that it stands on in the picture.
 
     The scale is the first kind that varies; the other kinds and the steps name the line.

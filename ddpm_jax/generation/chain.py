@@ -36,6 +36,8 @@ def save_chain(
     `reference` points to noise, forward.png, and back to samples, reverse.png, and a GIF of each.
     """
     if samples.ndim == 2:
+        if reference is None:
+            raise ValueError("chains of points need `reference` points, which the noise moves")
         _save_point_chains(chain, samples, reference, folder)
         return
     kept = chain.x_t.shape[1]
@@ -73,7 +75,9 @@ def _save_point_chains(
     _save_points([x_start, *forward], names, x_start[:, 1], folder / "forward")
 
 
-def _save_points(frames: list, titles: list[str], values: np.ndarray, path: Path) -> None:
+def _save_points(
+    frames: Sequence[np.ndarray], titles: list[str], values: np.ndarray, path: Path
+) -> None:
     few = thinned(len(frames), STRIP_MOMENTS)
     panels, names = [frames[k] for k in few], [titles[k] for k in few]
     save_points_row(panels, names, path.with_suffix(".png"), values)

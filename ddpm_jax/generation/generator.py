@@ -41,6 +41,8 @@ from ddpm_jax.sampling.samplers import SAMPLERS
 CHAIN_SAMPLES = 64  # images whose chains are kept: as many as a GIF shows
 
 OnProgress = Callable[[float], None]
+Weights = dict[str, Params | None]  # of the "model" and the "classifier"
+Conditions = dict[str, jax.Array]  # "label", "cfg", "guidance", perhaps "low_res": [B, ...] each
 
 
 class GuidanceModels(NamedTuple):
@@ -96,7 +98,7 @@ class Generator:
         self,
         params: Params,
         seed: int,
-        labels: Sequence[int],
+        labels: Sequence[int] | np.ndarray,
         on_progress: OnProgress | None = None,
         low_res: np.ndarray | None = None,
         scales: Sequence[Scales] = (UNGUIDED,),
@@ -151,7 +153,7 @@ class Generator:
         self,
         params: Params,
         seed: int,
-        labels: Sequence[int],
+        labels: Sequence[int] | np.ndarray,
         low_res: np.ndarray | None,
         scales: Sequence[Scales],
     ) -> "_Request":
@@ -190,11 +192,9 @@ class Generator:
         filled = np.resize(places, self._batch_size)  # the first ones again
         conditions = {name: _to_float(of[filled]) for name, of in request.conditions.items()}
         batch = shard_global_batch((request.index[filled], conditions), self._mesh)
-
-        def on_steps(steps: int) -> None:
-            on_progress(len(places) / self._num_steps * steps)
-
-        samples = program(request.weights, request.seed, *batch, on_progress and on_steps)
+        share = len(places) / self._num_steps
+        on_steps = on_progress and partial(_scaled, on_progress, share)
+        samples = program(request.weights, request.seed, *batch, on_steps)
         x, kept_x, kept_xstart = (self._to_pixels(to_host(array)) for array in samples)
         few = np.flatnonzero(request.in_chain[places])
         return {"x": x[: len(places)], "kept_x": kept_x[:, few], "kept_xstart": kept_xstart[:, few]}
@@ -210,10 +210,11 @@ class Generator:
         return sha256([settings, request.weights, request.seed, request.conditions])[:16]
 
 
-class _Request(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Request:
     """The samples of one call: what each depends on, and whether its chain is kept."""
 
-    weights: dict[str, Params | None]
+    weights: Weights
     seed: int
     index: np.ndarray  # int32 [S * N]
     conditions: dict[str, np.ndarray]  # [S * N, ...] each
@@ -239,17 +240,18 @@ def _programs(
         whole = guidance.interval == (0, 1)
         return scale if whole else within(guidance.interval, total, scale, outside)
 
-    def apply(params: dict, x: jax.Array, t: jax.Array, condition: dict) -> jax.Array:
+    def apply(params: Weights, x: jax.Array, t: jax.Array, condition: Conditions) -> jax.Array:
         low_res = (None, condition["low_res"]) if "low_res" in condition else ()
         return network.apply(params["model"], x, t, condition["label"], *low_res)
 
-    def apply_cfg(params: dict, x: jax.Array, t: jax.Array, condition: dict) -> jax.Array:
+    def apply_cfg(params: Weights, x: jax.Array, t: jax.Array, condition: Conditions) -> jax.Array:
         null_condition = condition | {"label": jnp.full_like(condition["label"], -1)}
         scale = timed(condition["cfg"], outside=1.0)
         denoise = partial(apply, params)
         return classifier_free(denoise, condition, null_condition, scale, shape[-1])(x, t)
 
-    def gradient(params: dict, x: jax.Array, t: jax.Array, condition: dict) -> jax.Array:
+    def gradient(params: Weights, x: jax.Array, t: jax.Array, condition: Conditions) -> jax.Array:
+        assert guidance.classifier is not None  # else `generate` takes no scale of one
         classify = partial(guidance.classifier.apply, params["classifier"])
         scale = timed(condition["guidance"], outside=0.0)
         return guidance_gradient(class_log_prob(classify, condition["label"]), scale)(x, t)
@@ -266,6 +268,10 @@ def _programs(
         )
 
     return program
+
+
+def _scaled(on_progress: OnProgress, share: float, steps: int) -> None:
+    on_progress(share * steps)
 
 
 def _to_float(values: np.ndarray) -> np.ndarray:

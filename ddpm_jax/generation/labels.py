@@ -35,7 +35,11 @@ def choose_labels(
         return np.array([rng.integers(num_classes) for rng in rngs], np.int32)
     if text in ("", "all"):
         return np.resize(np.arange(num_classes, dtype=np.int32), num)
-    words = text.split(",") if isinstance(labels, str) else [str(each) for each in np.ravel(labels)]
+    words = (
+        text.split(",")
+        if isinstance(labels, str)
+        else [str(each) for each in np.asarray(labels).ravel()]
+    )
     chosen = [label for word in words for label in _labels_of(word.strip(), text, names)]
     if wrong := [label for label in chosen if not 0 <= label < num_classes]:
         raise UserError(f"labels={text}: {wrong[0]} is not among 0..{num_classes - 1}")

@@ -11,10 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ddpm_jax.errors import UserError
 from ddpm_jax.generation.options import as_text
 from ddpm_jax.generation.run import Plan
 from ddpm_jax.generation.sample_batch import Scales
+from ddpm_jax.runs.digest import sha256
 from ddpm_jax.runs.partial_results import changed_settings, write_settings
 from ddpm_jax.runtime.files import expanded
 
@@ -40,7 +43,8 @@ def open_folder(plan: Plan, out: Path | None) -> Path:
         if out is not None:
             raise UserError(f"out={held}: choose another folder, as out={free}")
         print(f"{held}, and stays as it is")
-    _make(free, plan.options.low_res)
+    low_res = plan.options.low_res
+    _make(free, expanded(low_res) if isinstance(low_res, str | Path) else None)
     write_settings(free / "command.json", command)
     return free
 
@@ -55,6 +59,10 @@ def describe(plan: Plan) -> dict[str, Any]:
     options, sample, guidance = plan.options, plan.models[0].config.sample, plan.guidance
     scales = zip(Scales._fields, zip(*guidance.scales, strict=True), strict=True)
     low_res = options.low_res
+    if isinstance(low_res, np.ndarray):
+        inputs = sha256(low_res)[:16]
+    else:
+        inputs = "" if low_res is None else str(expanded(low_res).resolve())
     return {
         "num": len(plan.labels[0]),
         "frames": options.frames,
@@ -68,7 +76,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "guidance_interval": list(guidance.interval),
         "labels": as_text(options.labels) or "all",
         "seed": options.seed,
-        "low_res": "" if low_res is None else str(expanded(low_res).resolve()),
+        "low_res": inputs,
     }
 
 
@@ -92,7 +100,7 @@ def _make(out: Path, inputs: Path | None) -> None:
     folder `base` are safe.
     """
     if inputs is not None:
-        inside, read = out.resolve(), expanded(inputs).resolve()
+        inside, read = out.resolve(), inputs.resolve()
         if read in (inside, *inside.parents) or (
             inside in read.parents and inside / "base" not in (read, *read.parents)
         ):

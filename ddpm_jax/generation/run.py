@@ -139,7 +139,8 @@ class Run:
         first = sample_settings(self.workdir, self.config, options)
         cascade.check_low_res(self.workdir, first, options.low_res is not None)
         guidance = read_guidance_options(self.workdir, first, options)
-        last = upsampler = None
+        frames = 0 if options.upsampler else options.frames
+        models = [CascadeModel(self, first, guidance, frames)]
         if options.upsampler is not None:
             upsampler = load_run(options.upsampler)
             last = sample_settings(
@@ -148,19 +149,17 @@ class Run:
                 GenerationOptions(steps=options.upsampler_steps, batch_size=options.batch_size),
             )
             cascade.check_upsampler(first, guidance, last, upsampler.workdir)
-        elif options.upsampler_steps is not None:
-            raise UserError(f"upsampler_steps={options.upsampler_steps}: there is no upsampler")
-        models = [CascadeModel(self, first, guidance, 0 if upsampler else options.frames)]
-        if upsampler:
             unguided = no_guidance(len(guidance.scales))
             models.append(CascadeModel(upsampler, last, unguided, options.frames))
+        elif options.upsampler_steps is not None:
+            raise UserError(f"upsampler_steps={options.upsampler_steps}: there is no upsampler")
 
         configs = [model.config for model in models]
         names = cascade.cascade_class_names(configs, guidance)
         num, low_res, given = options.num or DEFAULT_NUM, None, None
         if options.low_res is not None:
             classes = max(cascade.cascade_classes(configs, guidance))
-            low_res, given = _read_low_res(options, first, classes)
+            low_res, given = _read_low_res(options.low_res, options, first, classes)
             num = len(low_res)
         labels = cascade.cascade_labels(configs, guidance, options, num, given)
         return Plan(models, labels, names, low_res, options)
@@ -241,9 +240,9 @@ class Plan:
         progress_delay_seconds: float = PROGRESS_DELAY_SECONDS,
     ) -> SampleBatch:
         """Draws; `partial_results` as in `Generator.generate`."""
-        low_res, batch, base = self.low_res, None, None
+        low_res, batches = self.low_res, list[SampleBatch]()
         for model, labels in zip(self.models, self.labels, strict=True):
-            weights, scales, base = model.weights(), model.guidance.scales, batch
+            weights, scales = model.weights(), model.guidance.scales
             total, chain = len(labels) * len(scales), model.config.sample
             name = f"step {weights.step}, {chain.sampler} {chain.steps}".rstrip()
             with progress(total, 0, "sample", name, progress_delay_seconds) as bar:
@@ -260,12 +259,14 @@ class Plan:
                 tiled = np.resize(low_res, (total, *low_res.shape[1:]))
                 batch = dataclasses.replace(batch, low_res=tiled)
             low_res = batch.images
-        points = data.load_source(model.config.data).points if batch.images.ndim == 2 else None
+            batches.append(batch)
+        *base, last = batches
+        points = data.load_source(model.config.data).points if last.images.ndim == 2 else None
         return dataclasses.replace(
-            batch,
+            last,
             scales=self.guidance.scales,
             class_names=self.class_names,
-            base=base,
+            base=base[0] if base else None,
             reference=points,
         )
 
@@ -276,10 +277,10 @@ def mesh_of(config: Config) -> Mesh:
 
 
 def _read_low_res(
-    options: GenerationOptions, config: Config, num_classes: int
+    images: str | Path | np.ndarray, options: GenerationOptions, config: Config, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Images to enlarge, and their labels if they have any and `options` gives none."""
-    images, num = options.low_res, options.num
+    num = options.num
     if not isinstance(images, np.ndarray):
         num_classes = 0 if as_text(options.labels) else num_classes
         return read_low_res(Path(images), config.data, num, num_classes)

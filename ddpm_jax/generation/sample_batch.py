@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -106,7 +106,7 @@ def save_arrays(batch: SampleBatch, folder: Path) -> None:
     any. Guided samples have float32 [N] `guidance_scale` and `cfg_scale`, each if it guides.
     """
     arrays = [batch.images, batch.labels] if batch.labels.min() >= 0 else [batch.images]
-    scales = {}
+    scales: dict[str, Any] = {}
     for name, unguided in UNGUIDED._asdict().items():
         values = np.array([getattr(each, name) for each in batch.scales], np.float32)
         if (values != unguided).any():

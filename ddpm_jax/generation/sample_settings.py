@@ -49,6 +49,6 @@ def _chosen(sample: SampleConfig, options: GenerationOptions) -> SampleConfig:
     return dataclasses.replace(sample, **chosen)
 
 
-def _as_keyword(option: re.Match) -> str:
+def _as_keyword(option: re.Match[str]) -> str:
     """ "eta=" for "--sample.eta "."""
     return option[1].replace("-", "_") + "="

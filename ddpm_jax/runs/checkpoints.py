@@ -1,16 +1,15 @@
-"""Every Orbax call of the project: what a run keeps, and how it comes back.
+"""Saving and restoring checkpoints. Every Orbax call of the project is here.
 
 A checkpoint holds the items `state` (parameters, optimizer, step), `ema` (the averaged weights, all
-that sampling needs), one as `ema_0.999` for each further average, and `config`. Orbax writes to a
-temporary folder and renames it, so a checkpoint that is there at all was written whole; a CRC-32 of
-each file, noted then, tells if it was changed since, for Orbax would not notice a flipped bit. A
-run that stops early marks the checkpoints whose held-out loss was the lowest so far with that loss;
-the last of these is kept, and drawn from.
+that sampling needs), one like `ema_0.999` for each further average, and `config`. Orbax writes to a
+temporary folder and renames it, so every checkpoint was written whole. It does not notice a bit
+that flips later; the CRC-32 of each file does. A run that validates saves a checkpoint with its
+held-out loss whenever that is the lowest so far. The best one is kept, and sampling uses it.
 
-Several processes share the folder. Which checkpoint they read, the first one decides.
+Several processes share the folder. The main process decides which checkpoint all of them read.
 
-Weights that came from elsewhere are the checkpoint of step 0, with `ema` and `config` alone: Adam's
-moments would triple it. Training saves none before step 1, so the two cannot be mistaken.
+Imported weights are the checkpoint of step 0. It holds `ema` and `config` alone: Adam's moments
+would triple it. Training saves no step 0, so the two cannot be mistaken.
 """
 
 import json
@@ -22,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 from orbax.checkpoint import v1 as ocp
@@ -32,20 +31,21 @@ from ddpm_jax.runs.checksums import check_files, write_checksums
 from ddpm_jax.runtime import processes, signals
 
 logger = logging.getLogger("ddpm_jax")
+State = TypeVar("State")  # a NamedTuple, as `Checkpoints.save` describes it
 
 TEMPORARY = "*.orbax-checkpoint-tmp*"
 LOSS = "held_out_loss"  # what checkpoints are compared by, if they are
-TRAINED = "params"  # the weights that are trained, a part of the item `state`
-IMPORTED = 0  # the step that imported weights are kept as
+TRAINED = "params"  # the weights being trained, a part of the item `state`
+IMPORTED = 0  # the step of imported weights
 # Bytes on their way to disk at once; without a limit, saving 1.2 GB of weights takes 0.7 GB more.
 WRITE_BYTES = 2**28
 
 
 class Checkpoints:
-    """The newest `keep` checkpoints of a run, and the best of those that were saved with a loss.
+    """The newest `keep` checkpoints of a run, and the one with the lowest held-out loss.
 
-    A context manager that ends pending saves. `saved` is the last step that is on disk or on its
-    way there.
+    A context manager: leaving it waits for pending saves. `saved` is the last step whose save has
+    started and not failed.
     """
 
     def __init__(self, directory: Path, keep: int, stop_on_failed_save: bool = True):
@@ -80,8 +80,9 @@ class Checkpoints:
                 cleanup_tmp_directories=True,
             )
         except OSError as error:
-            reason = error.strerror
-            raise UserError(f"cannot keep checkpoints in {self.directory}: {reason}") from error
+            raise UserError(
+                f"cannot keep checkpoints in {self.directory}: {error.strerror}"
+            ) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -91,17 +92,17 @@ class Checkpoints:
             self._settle()
             self._orbax.close()
         except Exception as error:
-            if kind is None:  # else the error that is under way says more
+            if kind is None:  # otherwise the error that ended the block says more
                 raise self._failed(error) from error
         finally:
             self._thread.shutdown()
 
     def save(self, step: int, state: Any, config: str, held_out_loss: float | None = None) -> None:
-        """Starts writing; returns once the arrays are copied, so that the caller may donate them.
+        """Starts to write; returns once the arrays are copied, so that the caller may donate them.
 
-        `state` is a NamedTuple with a field `ema`, and perhaps `extra_ema`, further averages by
-        their decay; each becomes an item of its own. Of checkpoints with a `held_out_loss` that
-        with the lowest is kept. If this save fails, `check`, `wait` or the next `save` says so.
+        `state` is a NamedTuple. Its field `ema`, and each average in `extra_ema` (by decay), if it
+        has that field, becomes a separate item. The checkpoint with the lowest `held_out_loss` is
+        kept. If this save fails, `check`, `wait` or the next `save` reports it.
         """
         metrics = None if held_out_loss is None else {LOSS: held_out_loss}
         items = _split(state) | {"config": json.loads(config)}
@@ -118,7 +119,7 @@ class Checkpoints:
         self._written = self._thread.submit(_checksum_saved, saving, self.directory / str(step))
 
     def check(self) -> None:
-        """If the last save has failed by now, raises RunError or warns, as the run is to do."""
+        """If the last save has failed, warns or, with `stop_on_failed_save`, raises RunError."""
         if self._written is not None and self._written.done():
             self._end_last_save()
 
@@ -130,7 +131,7 @@ class Checkpoints:
                 raise
             logger.warning("%s; the run goes on", error)
             self.saved = self._saved_before
-            # Orbax would fail the next save with the same error, and delete no old one any more.
+            # This Checkpointer would fail the next save too, and no longer delete old checkpoints.
             with suppress(Exception):
                 self._orbax.close()
             for leftover in self.directory.glob(TEMPORARY):
@@ -140,8 +141,8 @@ class Checkpoints:
     def wait(self) -> None:
         """Returns once every save is on disk, with its checksums. Raises RunError if one failed.
 
-        All processes must call it. Those that did not would leave, and end the first one, while it
-        reads what they wrote.
+        All processes must call it: one that exits early would end the main process too, while that
+        still reads the files for their checksums.
         """
         self._settle()
         processes.all_gather_objects(None)
@@ -154,11 +155,11 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             raise self._failed(error) from error
 
-    def restore(self, abstract: Any) -> Any | None:
+    def restore(self, abstract: State) -> State | None:
         """The state in the newest checkpoint that can be read; None if nothing was trained yet.
 
-        `abstract` carries shapes and shardings. Raises UserError if there are some and none can be
-        read, or if they are of another model.
+        `abstract` carries shapes and shardings. Raises UserError if every checkpoint is damaged, or
+        if they belong to another model.
         """
         steps = processes.on_main_process(lambda: _steps(self.directory))
         trained = [step for step in steps if step != IMPORTED]
@@ -168,10 +169,12 @@ class Checkpoints:
         self.saved = found.step
         return _joined(found.items, abstract)
 
-    def restore_imported(self, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> Any | None:
-        """The weights that training is to start from; None if none were imported into the run.
+    def restore_imported(
+        self, abstract: Mapping[str, jax.ShapeDtypeStruct]
+    ) -> dict[str, jax.Array] | None:
+        """The imported weights that training starts from; None if the run has none.
 
-        `abstract` carries shapes and shardings. Raises UserError as `restore`, which comes first.
+        `abstract` carries shapes and shardings. Raises UserError as `restore`; call that first.
         """
         steps = processes.on_main_process(lambda: _steps(self.directory))
         imported = [step for step in steps if step == IMPORTED]
@@ -188,12 +191,12 @@ class Checkpoints:
 
 
 def ema_item(decay: float | str) -> str:
-    """The item that holds the further average of this decay."""
+    """The item that holds the extra average of this decay."""
     return f"ema_{decay}"
 
 
 def _split(state: Any) -> dict[str, Any]:
-    """The items that a state is kept as, abstract ones too."""
+    """The items of a checkpoint of this state, which may be abstract."""
     rest = state._asdict() | {"ema": {}}
     extra = rest.pop("extra_ema", {})
     averages = {ema_item(decay): ema for decay, ema in extra.items()}
@@ -221,12 +224,12 @@ def load_ema(
     step: int | None = None,
     weights_item: str = "ema",
 ) -> Loaded:
-    """The averaged weights of `step`, or of the best or newest checkpoint, as item "ema".
+    """The weights of a checkpoint, as the item "ema"; raises UserError if there are none to read.
 
-    That is the one with the lowest held-out loss, if any were saved with theirs, else the newest
-    that can be read. `abstract_ema` carries shapes and shardings. Instead of the item "ema" those
-    that are `weights_item` another average or TRAINED may be loaded; only they are read. Raises
-    UserError.
+    Without a `step`, that is the checkpoint with the lowest held-out loss, or the newest one if
+    none was saved with a loss; a damaged one is passed over. `abstract_ema` carries shapes and
+    shardings. `weights_item` chooses the weights: the average "ema", an extra average (`ema_item`),
+    or TRAINED. Nothing else is read.
     """
     directory = directory.resolve()
 
@@ -250,7 +253,7 @@ def load_ema(
 
 
 def save_imported(directory: Path, ema: Mapping[str, jax.Array], config: str) -> None:
-    """Writes weights that came from elsewhere, and returns once they are on disk."""
+    """Writes weights of another project as step 0; returns once they are on disk."""
     context = ocp.Context()
     context.memory.write_concurrent_bytes = WRITE_BYTES
     try:
@@ -273,7 +276,7 @@ def chosen_step(directory: Path) -> int:
 
 
 def only_imported(directory: Path) -> bool:
-    """Whether a run holds imported weights, and nothing that was trained since."""
+    """True if a run holds imported weights and nothing trained from them."""
     return _steps(directory) == [IMPORTED]
 
 
@@ -283,12 +286,12 @@ def _steps(directory: Path) -> list[int]:
 
 
 def _reason(error: Exception, directory: Path) -> str:
-    """An error in one line, which names files of the directory without its path."""
+    """The error's message in one line, with file names relative to the directory."""
     return " ".join(str(error).replace(f"{directory}/", "").split())[:400]
 
 
 def _worth(directory: Path, step: int) -> tuple[float, int]:
-    """Sorts checkpoints to draw from: the lower its held-out loss, if it has one, the later."""
+    """Sort key, best last: the lower its held-out loss the better; without one, the newer."""
     try:
         metrics = json.loads((directory / str(step) / "metrics" / "metrics").read_text())
         return -float(metrics[LOSS]), step
@@ -299,20 +302,23 @@ def _worth(directory: Path, step: int) -> tuple[float, int]:
 def _load_newest(
     directory: Path, steps: list[int], abstract: dict[str, Any], only_trained: bool = False
 ) -> Loaded | None:
-    """The last of the checkpoints of `steps` that can be read, of its state perhaps a part."""
+    """The last of `steps` whose checkpoint can be read; None if `steps` is empty.
+
+    `only_trained` reads a part of the item `state`. Raises UserError if every one is damaged.
+    """
     broken: list[str] = []
     context = ocp.Context()
     context.pytree.loading.partial_load = only_trained
     for step in reversed(steps):
         path = directory / str(step)
         try:
-            # What a signal raises amid a load comes out of Orbax as an error of the checkpoint.
+            # Orbax turns an exception that a signal raises during a load into a damaged checkpoint.
             with signals.deferred(), context:
                 processes.on_main_process(partial(_check, path, abstract))
                 loaded = Loaded(step, ocp.load_checkpointables(path, abstract))
         except (UserError, PermissionError, MemoryError, jax.errors.JaxRuntimeError):
-            raise  # not the checkpoint's fault, and no reason to go back in time
-        except Exception as error:  # whatever a damaged file makes Orbax raise
+            raise  # not the checkpoint's fault: an older one would not help
+        except Exception as error:  # a damaged file makes Orbax raise many kinds
             broken.append(f"{path} cannot be read ({' '.join(str(error).split())[:200]})")
             continue
         for line in broken if processes.is_main_process() else ():

@@ -15,7 +15,7 @@ from ddpm_jax.runtime import processes
 from ddpm_jax.runtime.files import replacing
 
 
-class MetricsLog(AbstractContextManager):
+class MetricsLog(AbstractContextManager["MetricsLog"]):
     """Appends to `workdir`/metrics.jsonl and `workdir`/tensorboard; a context manager.
 
     Opening the log drops the records of steps after `start_step`, the step that a run resumes from,
@@ -69,6 +69,7 @@ class MetricsLog(AbstractContextManager):
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+        if self._board is not None:
             self._board.close()
 
     def __exit__(self, *_: object) -> None:

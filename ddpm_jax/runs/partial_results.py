@@ -46,8 +46,9 @@ def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str
 
 def save_partial(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes an npz file, whole or not at all."""
+    named: dict[str, Any] = dict(arrays)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **named)
 
 
 def read_partial(path: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:

@@ -18,10 +18,11 @@ def expanded(path: str | Path) -> Path:
 
 @contextmanager
 def replacing(path: str | Path, synced: bool = True) -> Iterator[Path]:
-    """A file beside `path` that takes its name once the block has ended well; makes the folder.
+    """Yields a temporary file beside `path`, and renames it to `path` once the block succeeds.
 
-    It is on disk by then if `synced`, so that a power cut leaves the old file or the new one, and
-    none that is empty. That takes some 10 ms: too long for thousands of files that can be had anew.
+    The folder is made if need be. If `synced`, the file is on disk before the rename, so that a
+    power cut leaves the old file or the new one, never an empty one. A sync takes some 10 ms: too
+    long for thousands of files that can be made again.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,14 +33,14 @@ def replacing(path: str | Path, synced: bool = True) -> Iterator[Path]:
             _sync(temporary)
         os.replace(temporary, path)
         if synced:
-            with suppress(OSError):  # not every file system can do that with a folder
+            with suppress(OSError):  # some file systems cannot sync a folder
                 _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:
-    """Returns once a file, or the names in a folder, are on disk."""
+    """Returns once a file, or a folder's list of names, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

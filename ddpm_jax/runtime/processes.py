@@ -143,7 +143,9 @@ def _launched(environ: Mapping[str, str]) -> bool:
     for mark, count in LAUNCHERS.items():
         if mark in environ:
             return environ.get(count, "1") != "1"
-    if "tpu" not in (jax.config.jax_platforms or "").split(","):  # importing JAX sets it on a TPU
+    if "tpu" not in (jax.config.values["jax_platforms"] or "").split(
+        ","
+    ):  # importing JAX sets it on a TPU
         return False
     hosts = environ.get("TPU_PROCESS_ADDRESSES", environ.get("TPU_WORKER_HOSTNAMES"))
     if hosts is not None:
@@ -169,9 +171,9 @@ def on_main_process(make: Callable[[], T]) -> T:
             outcome = make(), None
         except Exception as error:
             outcome = None, _picklable(error)
-    value, error = all_gather_objects(outcome)[0]
-    if error is not None:
-        raise error
+    value, failure = all_gather_objects(outcome)[0]
+    if failure is not None:
+        raise failure
     return value
 
 
@@ -209,7 +211,7 @@ def all_gather_objects(value: T) -> list[T]:
 
 def _gathered(number: int) -> np.ndarray:
     """The numbers of all processes, int32 [processes]."""
-    return _allgather(np.int32(number)).ravel()
+    return _allgather(np.array([number], np.int32)).ravel()
 
 
 def _allgather(array: np.ndarray) -> np.ndarray:

@@ -72,7 +72,8 @@ def summed(*gradients: Denoiser) -> Denoiser:
     """The gradient of several conditions at once, independent of each other given x_t."""
 
     def gradient(x_t: Array, model_t: Array) -> Array:
-        return sum(each(x_t, model_t) for each in gradients)
+        first, *others = (each(x_t, model_t) for each in gradients)
+        return sum(others, first)
 
     return gradient
 

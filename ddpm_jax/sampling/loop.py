@@ -147,7 +147,15 @@ def _make_program(
         )
 
     @partial(jax.jit, donate_argnums=4)
-    def program(params, seed, index, condition, state, first, last):
+    def program(
+        params: Any,
+        seed: Array,
+        index: Array,
+        condition: Condition,
+        state: tuple[Samples, Memory],
+        first: Array,
+        last: Array,
+    ) -> tuple[tuple[Samples, Memory], Array]:
         keys = sample_keys(seed, index, options.stream)
 
         def bound(function: Apply) -> Denoiser:

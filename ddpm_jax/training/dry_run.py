@@ -1,7 +1,7 @@
 """What a run would need: FLOPs, memory, disk, devices. Nothing is computed, nothing is written."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from ddpm_jax.config import Config, build_diffusion, data_shape
 from ddpm_jax.models import Network, count_parameters
 from ddpm_jax.training.state import TrainState, make_optimizer
-from ddpm_jax.training.step import Batch, make_train_step
+from ddpm_jax.training.step import make_train_step
 from ddpm_jax.training.throughput import count_flops, evaluation_flops
 
 
@@ -23,7 +23,7 @@ def report(
     abstract: TrainState,
     sharding: Any,
     mesh: Mesh,
-    train_step: Callable,
+    train_step: jax.stages.Wrapped,
 ) -> Iterator[str]:
     """Yields lines about a run that starts with `abstract`, the slowest one last.
 
@@ -54,17 +54,17 @@ def flops_line(config: Config, network: Network, abstract: TrainState) -> str:
     XLA counts the body of a loop only once, so a step with micro-batches is counted as one without.
     The recomputation of `remat` is included.
     """
-    evaluation = evaluation_flops(config, network)
-    if evaluation is None:
-        return "FLOPs        not known: JAX was started without CPUs, which count them"
-    size = config.train.batch_size
     whole = replace(config, train=replace(config.train, grad_accumulation_steps=1))
     diffusion, optimizer = build_diffusion(config.diffusion), make_optimizer(config.train)
     step = make_train_step(whole, diffusion, network, optimizer)
-    training = count_flops(step, abstract, abstract_batch(config)) / size
+    training = count_flops(step, abstract, abstract_batch(config))
+    evaluation = evaluation_flops(config, network)
+    if training is None or evaluation is None:
+        return "FLOPs        not known: JAX was started without CPUs, which count them"
+    per_image = training / config.train.batch_size
     return (
-        f"FLOPs        {si(training, 'FLOP')} an image in training, {si(evaluation, 'FLOP')} in "
-        f"one evaluation of the network; {si(training * size, 'FLOP')} a step"
+        f"FLOPs        {si(per_image, 'FLOP')} an image in training, {si(evaluation, 'FLOP')} in "
+        f"one evaluation of the network; {si(training, 'FLOP')} a step"
     )
 
 
@@ -91,7 +91,12 @@ def state_table(abstract: TrainState, sharding: Any) -> Iterator[str]:
         yield f"{name:12} {len(arrays):7} {split:7} {si(total, 'B'):>12} {si(on_one, 'B'):>12}"
 
 
-def memory_line(train_step: Callable, abstract: TrainState, batch: Batch, platform: str) -> str:
+def memory_line(
+    train_step: jax.stages.Wrapped,
+    abstract: TrainState,
+    batch: dict[str, jax.ShapeDtypeStruct],
+    platform: str,
+) -> str:
     """The peak of memory on a device, by XLA's analysis of the step, compiled for this platform."""
     started = time.monotonic()
     found = train_step.lower(abstract, batch).compile().memory_analysis()
@@ -108,7 +113,7 @@ def memory_line(train_step: Callable, abstract: TrainState, batch: Batch, platfo
     )
 
 
-def abstract_batch(config: Config) -> Batch:
+def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes and types of a global batch in training."""
     points = config.data.name == "s_curve"
     size, dtype = config.train.batch_size, jnp.float32 if points else jnp.uint8

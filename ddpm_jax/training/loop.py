@@ -23,7 +23,7 @@ from ddpm_jax.training.metric_window import MetricWindow, last_step_finite
 from ddpm_jax.training.profile import profiled, warn_of_missed_steps
 from ddpm_jax.training.skipped import make_report
 from ddpm_jax.training.state import TrainState
-from ddpm_jax.training.step import Batch, TrainStep
+from ddpm_jax.training.step import TrainStep
 from ddpm_jax.training.validation import EarlyStop
 from ddpm_jax.visualization.plots import save_curves
 
@@ -87,7 +87,7 @@ class _Loop:
     state: TrainState
     lowest_loss: float | None = None  # this step's held-out loss, if it is the lowest so far
 
-    def train(self, batches: Iterator[Batch]) -> None:
+    def train(self, batches: Batches) -> None:
         """All steps. The body of the loop is the order of events."""
         config, first = self.run.config.train, int(self.state.step)
         early_stop = EarlyStop(config.early_stop_validations, self.log.earlier)
@@ -98,7 +98,8 @@ class _Loop:
                 self.log_window(step)
             results = self.evaluate(step, lambda evaluator: evaluator.before_save)
             validated = "held_out_loss" in results
-            self.lowest_loss = early_stop.add(results["held_out_loss"]) if validated else None
+            loss = float(results["held_out_loss"]) if validated else None
+            self.lowest_loss = early_stop.add(loss) if validated else None
             last = step == config.steps or early_stop.over
             if last:
                 log_rest(self.log, step, self.window, config)
@@ -127,7 +128,7 @@ class _Loop:
             lambda: jax.block_until_ready(self.state),
         )
 
-    def advance(self, batches: Iterator[Batch]) -> None:
+    def advance(self, batches: Batches) -> None:
         """One training step."""
         batch = devices.shard_local_batch(self.window.take(batches), self.run.mesh)
         self.state, metrics = self.run.train_step(self.state, batch)
@@ -170,7 +171,7 @@ class _Loop:
 def log_results(log: MetricsLog, step: int, results: Results) -> None:
     """Logs the results of an evaluator: numbers, and pictures, uint8 [H, W, C]."""
     pictures = {name: x for name, x in results.items() if isinstance(x, np.ndarray)}
-    if numbers := {name: x for name, x in results.items() if name not in pictures}:
+    if numbers := {name: x for name, x in results.items() if not isinstance(x, np.ndarray)}:
         log.scalars(step, numbers)
     for name, picture in pictures.items():
         log.image(step, name, picture)

@@ -10,7 +10,7 @@ from ddpm_jax.config import TrainConfig
 from ddpm_jax.errors import RunError
 from ddpm_jax.training.skipped import Report
 from ddpm_jax.training.state import TrainState
-from ddpm_jax.training.step import QUARTERS, Batch, Metrics
+from ddpm_jax.training.step import QUARTERS, Metrics
 
 QUIET_STEPS = 100  # after these without a log entry, skipped steps are looked for
 AHEAD_STEPS = 2  # the host may be this far ahead of the devices; a stop waits for these steps
@@ -52,7 +52,7 @@ class MetricWindow:
         self._waited = 0.0  # seconds for data, while the devices were idle
         self._compile_seconds: float | None = None
 
-    def take(self, batches: Iterator[Batch]) -> Batch:
+    def take(self, batches: Iterator[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """The next batch. The time for it counts as waiting for data if the devices are idle."""
         asked = self._clock()
         batch = next(batches)
@@ -104,6 +104,7 @@ class MetricWindow:
         """
         self.report_skipped()
         metrics = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(self._metrics))
+        assert self._started is not None  # since a step was added
         seconds = self._clock() - self._started
         rate = self._timed_steps * self._config.batch_size / seconds if self._timed_steps else 0.0
         # The loss of a skipped step is not finite; the means are over the others.

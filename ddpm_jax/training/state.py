@@ -54,6 +54,7 @@ def learning_rate(config: TrainConfig) -> optax.Schedule:
     def schedule(step: jax.Array) -> jax.Array:
         warmup = jnp.minimum((step + 1) / max(config.warmup_steps, 1), 1.0)
         steps = max(config.steps, 1)
+        decay: jax.Array | float
         match config.learning_rate_decay:
             case "linear":
                 decay = 1 - jnp.clip((step - 1) / steps, 0.0, 1.0)
@@ -84,7 +85,9 @@ def ema_decay(step: jax.Array, decay: float, warmup: bool) -> jax.Array:
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step) if warmup else 1.0)
 
 
-def averaged(state: TrainState, params: Params, config: TrainConfig) -> tuple[Params, dict]:
+def averaged(
+    state: TrainState, params: Params, config: TrainConfig
+) -> tuple[Params, dict[str, Params]]:
     """`ema` and `extra_ema` of `state`, moved one step towards `params`."""
 
     def towards_params(ema: Params, decay: float) -> Params:

@@ -5,7 +5,7 @@ The random bits of step n are a function of (seed, n) and the example's place in
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from ddpm_jax.training.state import TrainState, apply_gradient, learning_rate
 # The log has a loss for each quarter of the chain of timesteps.
 QUARTERS = 4
 
+T = TypeVar("T")
 Batch = dict[str, jax.Array]
 Metrics = dict[str, Any]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -155,7 +156,7 @@ def accumulated(gradient: Gradient, micro_batches: int) -> Gradient:
     return mean_gradient
 
 
-def one_of(chosen: jax.Array, first: Callable, second: Callable, *inputs: Any) -> Any:
+def one_of(chosen: jax.Array, first: Callable[..., T], second: Callable[..., T], *inputs: Any) -> T:
     """`first(*inputs)` if `chosen`, else `second(*inputs)`. A CPU runs only that one.
 
     On a CPU, selecting between two states would copy the whole old one, and compile 2 to 3 s

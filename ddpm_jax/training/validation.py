@@ -97,11 +97,10 @@ class EarlyStop:
 
         The checkpoint of the lowest loss is to be kept. Returns None if early stopping is off.
         """
-        lower = loss is not None and loss < self._lowest
-        self._since = 0 if lower else self._since + 1
-        if not lower:
+        if loss is None or not loss < self._lowest:
+            self._since += 1
             return None
-        self._lowest = loss
+        self._since, self._lowest = 0, loss
         return loss if self._patience else None
 
     @property

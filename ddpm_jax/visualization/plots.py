@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,7 +37,7 @@ def draw_points(points: np.ndarray, reference: np.ndarray | None = None) -> np.n
     limit = _limit([points] if reference is None else [points, reference])
     axes = _scatter(figure, (0.02, 0.02, 0.96, 0.96), points, limit, None)
     if reference is not None:
-        axes.scatter(*reference.T, s=36, color=PALE, linewidths=0, zorder=0)
+        axes.scatter(reference[:, 0], reference[:, 1], s=36, color=PALE, linewidths=0, zorder=0)
     return figure_pixels(figure)
 
 
@@ -80,7 +80,7 @@ def save_points_gif(
     save_gif(np.stack(pictures), path, seconds, hold_seconds)
 
 
-def save_curves(records: Iterable[dict], path: str | Path) -> None:
+def save_curves(records: Iterable[dict[str, Any]], path: str | Path) -> None:
     """Draws the loss of a log against the step, with the quarters of t if they are there.
 
     `records` are those of a metrics.jsonl. Curves of more than 100 points are averaged over a
@@ -138,7 +138,10 @@ def save_bound(
 
 
 def save_sweep(
-    rows: Sequence[dict], real: Mapping[str, float], titles: Mapping[str, str], path: str | Path
+    rows: Sequence[dict[str, Any]],
+    real: Mapping[str, float],
+    titles: Mapping[str, str],
+    path: str | Path,
 ) -> None:
     """Draws metrics of samples against the guidance scale, a panel for each of `titles`.
 
@@ -172,12 +175,16 @@ def _limit(panels: Iterable[np.ndarray]) -> float:
 
 
 def _scatter(
-    figure: "Figure", place: tuple, points: np.ndarray, limit: float, values: np.ndarray | None
+    figure: "Figure",
+    place: tuple[float, float, float, float],
+    points: np.ndarray,
+    limit: float,
+    values: np.ndarray | None,
 ) -> "Axes":
     """Adds a square plot of points [N, 2] that reaches `limit` from 0 on each side."""
     axes = figure.add_axes(place)
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
     axes.spines[:].set_color(PALE)
-    colours = {"color": BLUE} if values is None else {"c": values, "cmap": "turbo"}
-    axes.scatter(*points.T, s=5, alpha=0.75, linewidths=0, **colours)
+    colours: dict[str, Any] = {"color": BLUE} if values is None else {"c": values, "cmap": "turbo"}
+    axes.scatter(points[:, 0], points[:, 1], s=5, alpha=0.75, linewidths=0, **colours)
     return axes

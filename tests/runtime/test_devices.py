@@ -181,10 +181,12 @@ def test_fsdp_leaves_a_device_a_seventh_of_a_published_models_state():
     assert sum(map(on_a_device, leaves)) <= whole / 7
 
 
-@pytest.mark.parametrize(("batch", "data", "fsdp", "devices"), [(16, 0, 1, 8), (12, 0, 2, 6)])
-def test_the_mesh_takes_as_many_devices_as_divide_the_batch(batch, data, fsdp, devices):
+@pytest.mark.parametrize(
+    ("batch", "data", "fsdp", "size"), [(16, 0, 1, 8), (12, 0, 2, 6), (7, 0, 1, 7)]
+)
+def test_the_mesh_takes_as_many_devices_as_divide_the_batch(batch, data, fsdp, size):
     mesh = devices.make_mesh(ParallelConfig(data=data, fsdp=fsdp), batch)
-    assert mesh.devices.shape == (devices // fsdp, fsdp)
+    assert mesh.devices.shape == (size // fsdp, fsdp)
 
 
 @pytest.mark.parametrize(("batch", "data", "fsdp"), [(16, 9, 1), (16, 3, 1), (16, 0, 9), (6, 2, 2)])

@@ -168,24 +168,6 @@ assert "tensorflow" not in sys.modules
     assert not mark.exists()
 
 
-@pytest.mark.parametrize(
-    "room",
-    [
-        "diffusion.process",
-        "sampling.loop",
-        "models",
-        "runtime.devices",
-        "runs.checkpoints",
-        "generation.generator",
-    ],
-)
-def test_the_core_imports_no_library_of_data_pictures_or_logs(room):
-    heavy = "grain tensorflow_datasets sklearn PIL matplotlib tensorboardX tyro".split()
-    script = f"import sys, ddpm_jax.{room}; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stdout + done.stderr
-
-
 EARLY = """
 --config configs/digits_classifier.py --model.attention-resolutions 8 --model.num-head-channels 8
 --train.learning-rate 0.1 --train.learning-rate-decay constant

@@ -1,4 +1,16 @@
-"""A folder of images, at 64x64."""
+"""A folder of images, at 64x64.
+
+    python train.py --config configs/folder.py --data.name folder:PATH
+
+Sub-folders are classes; their number is taken from the data, and without them the model is
+unconditional. Labels are dropped in a tenth of the examples, so that `sample.py --cfg-scale 2`
+works. 15.8 M parameters, 10 GFLOP for an evaluation of the network: a laptop's CPU does a step of
+32 images in some ten seconds, enough to see that the data are read as they should be. On a GPU:
+
+    ... --model.channels 128 --train.batch-size 128 --train.steps 200000 --model.dtype bfloat16
+
+A few thousand images are enough for a start; with fewer, watch the loss on --data.held-out 10%.
+"""
 
 from ddpm_jax.config import (
     Config,

@@ -72,8 +72,20 @@ def test_a_link_to_a_file_or_heading_that_is_not_there_is_found(tmp_path):
     assert dead_links(page) == ["#no-heading", "other.md#start", "none.md"]
 
 
-def test_the_python_of_the_readme_runs():
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_functional_example_of_the_readme_runs():
+    _, code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     names: dict = {}
     exec(code, names)
     assert names["images"].shape == (16, 32, 32, 3) and names["x_t"].shape == (16, 32, 32, 3)
+
+
+def test_the_run_object_of_the_readme_draws(tiny_run, tmp_path, monkeypatch):
+    code, _ = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits").symlink_to(tiny_run)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(code.replace("steps=50", "steps=5"), names)  # the chain of this run has 20
+    batch = names["batch"]
+    assert batch.images.shape == (16, 8, 8, 1) and batch.images.dtype == "uint8"
+    assert set(batch.labels) == {3, 7} and batch._repr_png_().startswith(b"\x89PNG")

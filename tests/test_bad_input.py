@@ -63,6 +63,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "lost").mkdir()
     (place / "lost" / "checkpoints").write_text("no folder")
     picture = np.zeros((6, 6, 3), np.uint8)
+    (place / "mixed" / "cats").mkdir(parents=True)
+    for name in ("stray.png", "cats/1.png"):
+        Image.fromarray(picture).save(place / "mixed" / name)
     label = tfds.features.ClassLabel(names=["ant", "bee"])
     features = {"image": tfds.features.Image(shape=(6, 6, 3)), "label": label}
     write_tfds(place / "sets", "tiny", features, {"train": [{"image": picture, "label": 1}]})
@@ -153,6 +156,11 @@ TRAIN = [
         "--data.name tfds:tiny --data.dir sets --data.channels 3",
         r"--model\.num-classes 10: tfds:tiny \(split train\) has 2 classes; set it to 2",
     ),
+    (
+        "--data.name folder:mixed --data.channels 3",
+        r"has no labels, because stray\.png lies beside 1 folder of images: move it into",
+    ),
+    ("--data.held-out 150%", r"--data\.held-out 150%: must be above 0% and below 100%"),
     ("--data.channels 3", r"digits has 1 channel; set --data\.channels 1"),
     ("--data.channels 2", r"--data\.channels 2: must be 1 \(grey\) or 3"),
     ("--model.num-classes 5", r"--model\.num-classes 5: digits has 10 classes; set it to 10"),

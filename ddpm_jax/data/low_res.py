@@ -46,18 +46,7 @@ def read_low_res(path: Path, data: DataConfig, num: int | None, num_classes: int
         )
     else:
         return _read_folder(path, data, num, num_classes)
-
-    side, channels = data.low_res_size, data.channels
-    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
-        raise UserError(
-            f"--low-res {file}: arr_0 is {images.dtype} {list(images.shape)}, not uint8 "
-            "[N, H, W, C]"
-        )
-    if images.shape[1:] != (side, side, channels):
-        raise UserError(
-            f"--low-res {file}: its images are {_size(images)}, but the model enlarges "
-            f"{side}x{side}x{channels}"
-        )
+    _check_images(file, images, data)
     _check_number(path, num, len(images))
     if not num_classes:
         labels = None
@@ -77,6 +66,20 @@ def _read_npz(file: Path) -> Images:
         raise UserError(
             f"--low-res {file} is neither a folder of images nor a samples.npz: {first_line(error)}"
         ) from error
+
+
+def _check_images(file: Path, images: np.ndarray, data: DataConfig) -> None:
+    side, channels = data.low_res_size, data.channels
+    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+        raise UserError(
+            f"--low-res {file}: arr_0 is {images.dtype} {list(images.shape)}, not uint8 "
+            "[N, H, W, C]"
+        )
+    if images.shape[1:] != (side, side, channels):
+        raise UserError(
+            f"--low-res {file}: its images are {_size(images)}, but the model enlarges "
+            f"{side}x{side}x{channels}"
+        )
 
 
 def _read_folder(path: Path, data: DataConfig, num: int | None, num_classes: int) -> Images:

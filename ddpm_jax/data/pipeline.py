@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -117,13 +118,11 @@ def train_batches(
     permutation of the source. A batch may cross the end of an epoch, so no example is left out.
 
     Args:
-      source: the examples.
-      data: gives `image_size`, `channels`, `flip` and `random_crop`.
+      source, data: the examples, and how they are cropped and flipped.
       batch_size: examples a step over all processes.
       seed: of the order, the crops and the flips, 0 to 2**32 - 1.
       start_step: step of the first batch; a late one costs no more than 0.
-      process_index: number of this process, 0 to `process_count` - 1.
-      process_count: processes that share each batch.
+      process_index, process_count: number of this process, and of all that share a batch.
 
     Returns:
       An iterator of {"x": uint8 [b, H, W, C] or float32 [b, 2], "label": int32 [b], -1 for none},
@@ -142,23 +141,24 @@ def train_batches(
     if not 0 <= seed < 2**32:
         raise UserError(f"train.seed is {seed}; it must be from 0 to 4294967295")
 
-    def augment(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        x = example["x"]
-        if data.random_crop:
-            x = random_crop(x, data.image_size, rng)
-        return {"x": flip(x, rng) if data.flip else x, "label": np.int32(example["label"])}
-
     # Random crops need whole images. These may be of any size and are decoded anew each time.
     records = source.records if data.random_crop else CroppedRecords(source, data)
     dataset = grain.MapDataset.source(records).seed(seed).shuffle().repeat()
     if data.flip or data.random_crop:
-        dataset = dataset.random_map(augment)
+        dataset = dataset.random_map(partial(_augment, data))
     # Batch first, then slice by process: the other order gives other batches on two hosts.
     dataset = dataset.batch(batch_size // process_count, drop_remainder=True)
     dataset = dataset[process_index::process_count]
     iterator = iter(dataset.to_iter_dataset(read_options(source)))
     iterator.set_state({"next_index": start_step})
     return Batches(iterator)
+
+
+def _augment(data: DataConfig, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    x = example["x"]
+    if data.random_crop:
+        x = random_crop(x, data.image_size, rng)
+    return {"x": flip(x, rng) if data.flip else x, "label": np.int32(example["label"])}
 
 
 def batch_indices(count: int, batch_size: int, seed: int, step: int) -> np.ndarray:

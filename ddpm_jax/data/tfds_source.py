@@ -170,6 +170,21 @@ def find_or_prepare(spec: str, root: Path) -> Path:
     return folder
 
 
+def find_image_feature(spec: str, features: dict[str, Any], data: DataConfig) -> str:
+    """The key of the first image feature; raises UserError unless it can be used."""
+    import tensorflow_datasets as tfds
+
+    images = [key for key, f in features.items() if isinstance(f, tfds.features.Image)]
+    if not images:
+        raise UserError(f"tfds:{spec} has no images; its features are {', '.join(features)}")
+    image = features[images[0]]
+    if image.np_dtype.kind != "u":
+        raise UserError(f"tfds:{spec} has {image.np_dtype} images; only integer ones can be used")
+    if image.shape[-1] in (1, 3):  # else the number varies, or the fourth is transparency
+        check_channels(f"tfds:{spec}", image.shape[-1], data)
+    return images[0]
+
+
 def load_tfds(data: DataConfig) -> Source:
     """Opens the set of `data.name`, tfds:NAME[/CONFIG][:VERSION]. Prepares it first if need be.
 
@@ -194,22 +209,15 @@ def load_tfds(data: DataConfig) -> Source:
             f"{folder} is no readable TFDS data set: {first_line(error)}; "
             "delete it and run again to prepare it anew"
         ) from error
-    images = [key for key, f in features.items() if isinstance(f, tfds.features.Image)]
+    image_key = find_image_feature(spec, features, data)
     labels = [key for key, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
-    if not images:
-        raise UserError(f"tfds:{spec} has no images; its features are {', '.join(features)}")
-    image = features[images[0]]
-    if image.np_dtype.kind != "u":
-        raise UserError(f"tfds:{spec} has {image.np_dtype} images; only integer ones can be used")
-    if image.shape[-1] in (1, 3):  # else it varies, or the fourth is transparency
-        check_channels(f"tfds:{spec}", image.shape[-1], data)
-    read = open_split(spec, builder, data.split, images[0])
-    unlabelled = TfdsRecords(spec, read, images[0], None, data.channels)
+    read = open_split(spec, builder, data.split, image_key)
+    unlabelled = TfdsRecords(spec, read, image_key, None, data.channels)
     ends = (0, len(unlabelled) - 1)
     for index in ends:  # a missing or cut file is an error now, not in an hour
         unlabelled[index]
     hidden = bool(labels) and any(read[index][labels[0]] < 0 for index in ends)
     label_key = labels[0] if labels and not hidden else None
-    records = TfdsRecords(spec, read, images[0], label_key, data.channels)
+    records = TfdsRecords(spec, read, image_key, label_key, data.channels)
     names = tuple(features[label_key].names) if label_key else ()
     return Source(data.name, records, len(names), names)

@@ -156,8 +156,9 @@ def test_a_run_keeps_its_classes_and_resumes_with_them(
     tiny_options: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    write(tmp_path / "pets", *PETS)
+    write(tmp_path / "pets", *PETS, size=(90, 60))
     run = tmp_path / "run" / "config.json"
     options = f"--workdir {run.parent} --data.name folder:{tmp_path / 'pets'} --data.channels 3"
     command = [*tiny_options, *options.split(), "--model.num-classes", "-1"]
@@ -167,6 +168,8 @@ def test_a_run_keeps_its_classes_and_resumes_with_them(
     assert kept["data"]["class_names"] == ["cat", "dog", "owl"]
     assert kept["model"]["num_classes"] == 3
     assert "classes      3: cat, dog, owl\n" in capsys.readouterr().out
+    (warning,) = caplog.messages
+    assert warning.startswith("images of 90x60 become 8x8: give --data.image-size 64, or start")
 
     del kept["data"]["class_names"]  # as in the folder of an older run
     run.write_text(json.dumps(kept))

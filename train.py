@@ -8,6 +8,7 @@ says what the run would need, and ends.
 
 import sys
 from functools import partial
+from pathlib import Path
 
 from ddpm_jax.runtime import huge_pages
 from ddpm_jax.runtime.script import start_logging
@@ -16,9 +17,10 @@ if __name__ == "__main__":
     huge_pages.restart_with_huge_pages()  # before the imports, which take seconds
 
 import jax
+from jax.sharding import Mesh
 
 from ddpm_jax import data
-from ddpm_jax.config import build_diffusion, command_line, serialization
+from ddpm_jax.config import Config, build_diffusion, command_line, serialization
 from ddpm_jax.models import build_network, count_parameters
 from ddpm_jax.runs.checkpoints import Checkpoints
 from ddpm_jax.runs.folder import run_folder
@@ -45,10 +47,12 @@ def main() -> None:
     processes.join(serialization.flat(config) | options)
     mesh = devices.make_mesh(config.parallel, micro_batch_size)
 
-    # Data
+    # Data: a dry run needs it only to count its classes
     source = held_out = None
     if not dry_run or config.model.num_classes == -1:
-        source, held_out = data.hold_out(data.load_source(config.data), config.data)
+        whole = data.load_source(config.data)
+        data.warn_of_tiny_images(whole, config.data)
+        source, held_out = data.hold_out(whole, config.data)
         sizes = {"examples": len(source), "held out": len(held_out or ())}
         processes.assert_equal_across_processes(sizes)
         data.warn_of_tiny_images(source, config.data)
@@ -80,12 +84,7 @@ def main() -> None:
         ) as checkpoints,
         processes.exit_together(),  # inside, since leaving `Checkpoints` waits for other processes
     ):
-        print(
-            f"{workdir}: {count_parameters(abstract.params):,} parameters, {len(source):,} "
-            f"examples of {config.data.name}, batches of {train.batch_size} on "
-            f"{mesh.devices.size} {jax.devices()[0].platform} device(s)"
-        )
-        print(data.class_line(config))
+        announce(config, workdir, count_parameters(abstract.params), len(source), mesh)
 
         # Restore
         state = restore(checkpoints, config, network, optimizer, sharding)
@@ -94,6 +93,16 @@ def main() -> None:
         rates = make_rates(config, network, mesh)
         run = Run(config, workdir, source, mesh, train_step, evaluators, rates)
         train_loop(run, state, checkpoints)
+
+
+def announce(config: Config, workdir: Path, parameters: int, examples: int, mesh: Mesh) -> None:
+    """Prints what is trained, on what, and where."""
+    print(
+        f"{workdir}: {parameters:,} parameters, {examples:,} examples of {config.data.name}, "
+        f"batches of {config.train.batch_size} on {mesh.devices.size} "
+        f"{jax.devices()[0].platform} device(s)"
+    )
+    print(data.class_line(config))
 
 
 if __name__ == "__main__":

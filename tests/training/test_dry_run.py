@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import train
 from ddpm_jax.config import command_line
@@ -48,6 +49,24 @@ def test_a_dry_run_says_what_the_run_needs_and_writes_nothing(
     # The state lies on each device, and more besides for a while.
     state, peak = (re.search(r"([\d.]+) kB", said[name]) for name in ("state in all", "memory"))
     assert float(peak[1]) > float(state[1]) > 16 * parameters / 1000
+
+
+def test_a_dry_run_reads_the_data_to_count_its_classes_and_warns_of_tiny_images(
+    tiny_options, tmp_path, monkeypatch, capsys, caplog
+):
+    for name in ("cat", "dog", "owl"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            Image.new("L", (90, 60)).save(tmp_path / name / f"{i}.png")
+    data = ["--data.name", f"folder:{tmp_path}", "--model.num-classes", "-1"]
+    monkeypatch.setattr(sys, "argv", ["train.py", "--dry-run", *tiny_options, *data])
+    monkeypatch.setattr(dry_run, "memory_line", lambda *_: "memory       not compiled here")
+    train.main()
+    three = command_line.parse_train([*tiny_options, "--model.num-classes", "3"])[0]
+    parameters = count_parameters(build_network(three).abstract)
+    assert f" {parameters:,} parameters" in capsys.readouterr().out
+    (warning,) = caplog.messages
+    assert warning.startswith("images of 90x60 become 8x8")
 
 
 def test_the_table_is_of_the_bytes_that_lie_on_a_device(tiny_config, monkeypatch):

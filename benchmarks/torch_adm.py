@@ -111,7 +111,7 @@ class Encoder(nn.Module):
         emb = 4 * config.channels
         self.time_embed = nn.ModuleList([nn.Linear(config.channels, emb), nn.Linear(emb, emb)])
         self.widths = [int(mult * config.channels) for mult in config.channel_mult]
-        channels = self.widths[0]
+        channels = self.widths[0] if config.first_width == "level" else config.channels
         self.input_blocks = nn.ModuleList(
             [nn.ModuleList([nn.Conv2d(in_channels, channels, 3, padding=1)])]
         )

@@ -41,7 +41,7 @@ from ddpm_jax.sampling.samplers import SAMPLERS
 CHAIN_SAMPLES = 64  # images whose chains are kept: as many as a GIF shows
 
 OnProgress = Callable[[float], None]
-Weights = dict[str, Params | None]  # of the "model" and the "classifier"
+Weights = dict[str, Params]  # of the "model" and the "classifier"
 Conditions = dict[str, jax.Array]  # "label", "cfg", "guidance", perhaps "low_res": [B, ...] each
 
 
@@ -168,7 +168,9 @@ class Generator:
             conditions["low_res"] = np.resize(low_res, (num * rows, *shape))
         index = np.tile(np.arange(num, dtype=np.int32), rows)
         in_chain = index < (num if self._points else max(1, CHAIN_SAMPLES // rows))
-        weights = {"model": params, "classifier": self._guidance.params}
+        weights = {"model": params}
+        if self._guidance.params is not None:
+            weights["classifier"] = self._guidance.params
         return _Request(weights, seed, index, conditions, in_chain)
 
     def _batches(

@@ -6,7 +6,7 @@ A setting that the other side lacks is an error that names it.
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ddpm_jax.config import (
     Config,
@@ -58,8 +58,11 @@ BLOCKS = {  # (direction, whether it attends, whether it resamples in a residual
     ("up", False, True): "ResnetUpsampleBlock2D",
     ("up", True, None): "AttnUpBlock2D",
 }
-EMBEDDINGS = {(True, 0): "cos_sin", (False, 1): "sin_cos"}  # (flip_sin_to_cos, freq_shift)
-PADDINGS = {1: "symmetric", 0: "after"}
+EMBEDDINGS: dict[tuple[bool, int], Literal["cos_sin", "sin_cos"]] = {
+    (True, 0): "cos_sin",  # (flip_sin_to_cos, freq_shift)
+    (False, 1): "sin_cos",
+}
+PADDINGS: dict[int, Literal["symmetric", "after"]] = {1: "symmetric", 0: "after"}
 
 
 def read_config(folder: Path) -> Config:

@@ -13,7 +13,7 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 
@@ -88,7 +88,7 @@ def _to_pt(path: Path, params: Params, config: Config) -> None:
     weight_files.write_pt(path, openai.exported(params, pool))
 
 
-def _to_folder(folder: Path, params: Params, config: Config, settings: dict) -> None:
+def _to_folder(folder: Path, params: Params, config: Config, settings: dict[str, Any]) -> None:
     """Writes unet/ and scheduler/, and last model_index.json, which makes them a pipeline."""
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weight_files.write_safetensors(path, diffusers.exported(params, config.model))
@@ -103,7 +103,7 @@ def _to_folder(folder: Path, params: Params, config: Config, settings: dict) -> 
     _write_json(folder / "model_index.json", pipeline_settings(scheduler))
 
 
-def _write_json(path: Path, settings: dict) -> None:
+def _write_json(path: Path, settings: dict[str, Any]) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(settings, indent=2) + "\n")
 

@@ -123,12 +123,14 @@ def _from_folder(folder: Path, model: str) -> tuple[Config, Params]:
 
 def _check_same_network(ours: Config, theirs: Config, what: str) -> None:
     """Raises UserError for settings with which the same weights compute something else."""
-    ours, theirs = unet_settings(ours), unet_settings(theirs)
-    free = {"dropout"} | ({"downsample_padding"} if ours["downsample_type"] == "resnet" else set())
+    expected, found = unet_settings(ours), unet_settings(theirs)
+    free = {"dropout"}
+    if expected["downsample_type"] == "resnet":
+        free.add("downsample_padding")
     differ = [
-        f"{name} is {value}, expected {ours[name]}"
-        for name, value in theirs.items()
-        if value != ours[name] and name not in free
+        f"{name} is {value}, expected {expected[name]}"
+        for name, value in found.items()
+        if value != expected[name] and name not in free
     ]
     if differ:
         raise UserError(f"{what}: {', '.join(differ)}")

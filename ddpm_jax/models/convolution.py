@@ -81,7 +81,7 @@ def _gradients(
         lhs_dilation=strides,
         dimension_numbers=LAYOUT,
     )
-    return dx, _kernel_gradient(x, kernel.shape[:2], dy, strides, padding)
+    return dx, _kernel_gradient(x, (kernel.shape[0], kernel.shape[1]), dy, strides, padding)
 
 
 def _kernel_gradient(

@@ -1,6 +1,7 @@
 """DDPM's initial parameters, and the one stream of random numbers that they are drawn from."""
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,10 @@ class Stream:
         return self._numbers[start : self.used].reshape(shape)
 
 
-Rngs = nnx.Rngs | Stream  # what modules draw their parameters from
+if TYPE_CHECKING:
+    Rngs = Any  # Flax's modules declare nnx.Rngs, and use no more of it than Stream has
+else:
+    Rngs = nnx.Rngs | Stream  # what modules draw their parameters from
 
 
 def draw(key: jax.Array, count: int) -> Stream:

@@ -5,6 +5,7 @@ float32. Sources: DDPM's appendix B, ADM's section 3.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -248,6 +249,7 @@ def attend(
     heads, then k, then v ("new"). Published weights have either layout.
     """
     batch, length, _ = qkv.shape
+    projections: Sequence[jax.Array]
     if order == "legacy":
         projections = jnp.split(qkv.reshape(batch, length, heads, -1), 3, axis=-1)
     else:

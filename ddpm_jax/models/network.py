@@ -50,7 +50,9 @@ def functional(
     Raises TypeError for a module that holds more than parameters: random state, batch statistics.
     """
     counted = initializers.Stream()
-    graphdef, params, rest = nnx.split(nnx.eval_shape(lambda: build(counted)), nnx.Param, ...)
+    module = nnx.eval_shape(lambda: build(counted))
+    graphdef, *states = nnx.split(module, nnx.Param, ...)
+    params, rest = states
     if jax.tree.leaves(rest):
         raise TypeError(f"a model may hold parameters only, not {rest}")
     paths = {".".join(map(str, path)): path for path, _ in nnx.to_flat_state(params)}

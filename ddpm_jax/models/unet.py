@@ -52,7 +52,8 @@ class Encoder(nnx.Module):
 
         self.widths = tuple(int(mult * config.channels) for mult in config.channel_mult)
         channels = self.widths[0] if config.first_width == "level" else config.channels
-        self.input_blocks = nnx.List([nnx.List([conv(in_channels, channels, self.dtype, rngs)])])
+        first = conv(in_channels, channels, self.dtype, rngs)
+        self.input_blocks: nnx.List[nnx.List[nnx.Module]] = nnx.List([nnx.List([first])])
         outputs = [channels]
         for level, width in enumerate(self.widths):
             for _ in range(config.num_res_blocks):
@@ -64,7 +65,7 @@ class Encoder(nnx.Module):
                 self.input_blocks.append(nnx.List([resampling(channels, "down", config, rngs)]))
                 outputs.append(channels)
 
-        self.middle_block = nnx.List(
+        self.middle_block: nnx.List[nnx.Module] = nnx.List(
             [
                 ResBlock(channels, channels, config, rngs),
                 Attention(channels, config, rngs),
@@ -116,7 +117,7 @@ class UNet(Encoder):
 
         decoder = replace(config, num_heads=config.num_heads_upsample or config.num_heads)
         *skips, channels = self.output_channels
-        self.output_blocks = nnx.List([])
+        self.output_blocks: nnx.List[nnx.List[nnx.Module]] = nnx.List([])
         for level, width in reversed(list(enumerate(self.widths))):
             for i in range(config.num_res_blocks + 1):
                 side = image_size >> level
@@ -157,6 +158,7 @@ class UNet(Encoder):
 
     def embed_labels(self, labels: Int[Array, " batch"]) -> Float[Array, "batch emb_channels"]:
         """A row of the table for each label; zeros for the label -1, which is no condition."""
+        assert self.label_emb is not None  # as for every model of classes
         return jnp.where(labels[:, None] >= 0, self.label_emb(jnp.maximum(labels, 0)), 0)
 
 

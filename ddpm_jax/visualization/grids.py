@@ -36,17 +36,18 @@ def layout_by_class(labels: np.ndarray, class_names: Sequence[str] = ()) -> Grid
     (-1).
     """
     classes, counts = np.unique(labels, return_counts=True)
-    if not 1 < len(classes) <= MAX_ROWS or classes[0] < 0 or counts.max() == 1:
+    least, most = int(counts.min()), int(counts.max())
+    if not 1 < len(classes) <= MAX_ROWS or classes[0] < 0 or most == 1:
         return layout_square(len(labels))
-    columns = min(counts.max(), MAX_COLUMNS)
+    columns = min(most, MAX_COLUMNS)
     places = np.full((len(classes), columns), -1)
     for row, label in zip(places, classes, strict=True):
         members = np.flatnonzero(labels == label)[:columns]
         row[: len(members)] = members
     titles = [class_names[label] if class_names else str(label) for label in classes]
-    up_to = "" if counts.min() == counts.max() else "up to "
-    note = f"the first {columns} of {up_to}{counts.max()} samples of each class"
-    return GridLayout(places, titles, note if counts.max() > columns else "")
+    up_to = "" if least == most else "up to "
+    note = f"the first {columns} of {up_to}{most} samples of each class"
+    return GridLayout(places, titles, note if most > columns else "")
 
 
 def layout_by_scale(num: int, titles: Sequence[str]) -> GridLayout:

@@ -258,6 +258,7 @@ def test_samples_of_a_base_are_safe_from_those_that_enlarge_them(draw, capsys, m
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     again = f"sample.py --workdir up --low-res {out / 'base'} --out {out}"
     monkeypatch.setattr(sys, "argv", again.split())
+    capsys.readouterr()
     with pytest.raises(SystemExit):
         run_script(sample.main)
     (line,) = capsys.readouterr().err.splitlines()

@@ -10,6 +10,7 @@ from ddpm_jax.config.bounds import out_of_bounds
 from ddpm_jax.config.schema import Config
 from ddpm_jax.diffusion.schedules import SCHEDULES
 from ddpm_jax.errors import UserError
+from ddpm_jax.sampling.samplers import SAMPLERS
 
 Problems = Iterator[tuple[str, object, str]]
 
@@ -66,8 +67,9 @@ def early_stopping(config: Config) -> Problems:
 
 
 def sampling(config: Config) -> Problems:
-    if config.sample.eta and config.sample.sampler != "ddim":
-        yield "sample.eta", config.sample.eta, "0 but for --sample.sampler ddim"
+    if config.sample.eta and not SAMPLERS[config.sample.sampler].takes_eta:
+        known = " or ".join(name for name, row in SAMPLERS.items() if row.takes_eta)
+        yield "sample.eta", config.sample.eta, f"0 but for --sample.sampler {known}"
 
 
 def low_resolution(config: Config) -> Problems:

@@ -69,10 +69,8 @@ def make_sampling_loop(
 
     Args:
       diffusion: of the chain, respaced if it is to be shorter than that of training.
-      sampler: a row of SAMPLERS.
-      apply: the network.
-      shape: of one sample.
-      options: see there.
+      sampler, options: a row of SAMPLERS, and how the chain is run.
+      apply, shape: the network, and the shape of one sample.
       gradient: guides every step: the gradient of log p(y | x_t) times its scale, as
         `guidance.guidance_gradient` makes it, with the arguments of `apply`.
       constraint: changes each new x, such as known pixels put back, made as noisy as x is.
@@ -132,19 +130,7 @@ def _make_program(
 
     It takes the steps from the index first - 1 down to last. The state is donated.
     """
-    num_steps, keep = diffusion.schedule.num_timesteps, options.keep
-    # The place of each step's state among those kept; len(keep) is out of bounds and so dropped.
-    slot = np.full(num_steps, len(keep), np.int32)
-    slot[list(keep)] = np.arange(len(keep))
-
-    def kept(state: Samples, t: Array, x: Array, pred_xstart: Array) -> Samples:
-        if not keep:
-            return state
-        place = jnp.asarray(slot)[t]
-        return state._replace(
-            kept_x=state.kept_x.at[place].set(x, mode="drop"),
-            kept_xstart=state.kept_xstart.at[place].set(pred_xstart, mode="drop"),
-        )
+    num_steps = diffusion.schedule.num_timesteps
 
     @partial(jax.jit, donate_argnums=4)
     def program(
@@ -181,11 +167,28 @@ def _make_program(
             if constraint is not None:
                 # Numbers 0..T are those of the steps and of x_T.
                 x = constraint(x, t - 1, _normal(keys, num_steps + 1 + t, shape), condition)
-            return kept(state, t, state.x, step.pred_xstart)._replace(x=x), memory
+            state = _kept(state, options.keep, num_steps, t, step.pred_xstart)
+            return state._replace(x=x), memory
 
         return jax.lax.fori_loop(0, first - last, body, state), last
 
     return program
+
+
+def _kept(
+    state: Samples, keep: Sequence[int], num_steps: int, t: Array, pred_xstart: Array
+) -> Samples:
+    """The state with its x and the predicted x_0 put where `keep` wants those of step t."""
+    if not keep:
+        return state
+    # The place of each step among those kept; len(keep) is out of bounds and so dropped.
+    slot = np.full(num_steps, len(keep), np.int32)
+    slot[list(keep)] = np.arange(len(keep))
+    place = jnp.asarray(slot)[t]
+    return state._replace(
+        kept_x=state.kept_x.at[place].set(state.x, mode="drop"),
+        kept_xstart=state.kept_xstart.at[place].set(pred_xstart, mode="drop"),
+    )
 
 
 def _normal(keys: Array, number: int | Array, shape: tuple[int, ...]) -> Array:

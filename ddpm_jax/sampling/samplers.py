@@ -42,6 +42,7 @@ class Sampler(NamedTuple):
     about: str  # what it is for, in a line
     init: Callable[[Array], Memory] = no_memory  # the memory before the first step, from x_T
     guide: Guide = shift_score  # how the gradient of a classifier enters
+    takes_eta: bool = False  # its noise is scaled by eta
     other_names: tuple[str, ...] = ()
 
 
@@ -108,7 +109,7 @@ SAMPLERS = {
         guide=shift_mean,
         other_names=("ancestral", "p_sample"),
     ),
-    "ddim": Sampler(ddim, "deterministic at eta 0: good with 20 to 100 steps"),
+    "ddim": Sampler(ddim, "deterministic at eta 0: good with 20 to 100 steps", takes_eta=True),
 }
 
 

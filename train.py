@@ -55,7 +55,6 @@ def main() -> None:
         source, held_out = data.hold_out(whole, config.data)
         sizes = {"examples": len(source), "held out": len(held_out or ())}
         processes.assert_equal_across_processes(sizes)
-        data.warn_of_tiny_images(source, config.data)
         config = data.with_classes(config, source)
 
     # Model, optimizer, step

@@ -15,6 +15,7 @@ from ddpm_jax.config import (
 )
 from ddpm_jax.data import hold_out, load_source
 from ddpm_jax.models import Network
+from ddpm_jax.runtime import devices
 from ddpm_jax.training.objectives import classification
 from ddpm_jax.training.validation import EarlyStop, make_validator
 
@@ -81,10 +82,10 @@ def test_the_classifier_sees_the_noisy_image_and_its_time():
     np.testing.assert_allclose(x[:, 0, 0, 0], schedule.sqrt_one_minus_alphas_cumprod[:3], rtol=1e-6)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_validation_counts_each_held_out_example_once(devices):
+@pytest.mark.parametrize("count", [1, 8])
+def test_validation_counts_each_held_out_example_once(count):
     _, held_out = hold_out(load_source(CONFIG.data), CONFIG.data)
-    mesh = devices.make_mesh(devices.ParallelConfig(data=devices), 16)
+    mesh = devices.make_mesh(devices.ParallelConfig(data=count), 16)
 
     def always_three(params, x, t):
         return jnp.zeros((len(x), 10)).at[:, 3].set(params["sure"])

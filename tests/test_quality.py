@@ -5,6 +5,7 @@ Minutes long: `pytest -m slow`.
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ pytestmark = pytest.mark.slow
 
 
 def sample(workdir: Path, *options: str) -> dict[str, np.ndarray]:
-    command = [sys.executable, "sample.py", "--workdir", str(workdir), *options]
+    out = tempfile.mkdtemp(dir=workdir)
+    command = [sys.executable, "sample.py", "--workdir", str(workdir), "--out", out, *options]
     subprocess.run(command, check=True, cwd=ROOT)
-    with np.load(workdir / "drawn" / "samples.npz") as files:
+    with np.load(Path(out) / "samples.npz") as files:
         return dict(files)
 
 

@@ -20,6 +20,7 @@ from ddpm_jax.config import Config, DataConfig, build_diffusion
 from ddpm_jax.data import Source, ordered_batches
 from ddpm_jax.data.model_range import low_res_of, to_model_range
 from ddpm_jax.diffusion.likelihood import Bound, variational_bound
+from ddpm_jax.diffusion.process import Diffusion
 from ddpm_jax.errors import UserError
 from ddpm_jax.generation import Run
 from ddpm_jax.models import Network, Params
@@ -41,7 +42,7 @@ PROGRESS_SLICES = 50
 BY_TIMESTEP = ("vb", "xstart_mse", "eps_mse")
 
 Batch = dict[str, Any]  # "x": uint8 [B, H, W, C]; "label", "index": int32 [B]
-BoundFn = Callable[[Params, Batch, Callable[[float], None] | None], Bound]
+BoundFn = Callable[[Params, Batch, Callable[[float], None]], Bound]
 
 
 class Evaluation(NamedTuple):
@@ -66,42 +67,22 @@ def make_bound(config: Config, network: Network, mesh: Mesh, steps: str, seed: i
     """
     diffusion = build_diffusion(config.diffusion, steps)
     num_steps = diffusion.schedule.num_timesteps
-
-    @jax.jit
-    def bound_at(params: Params, batch: Batch, timesteps: jax.Array) -> Bound:
-        x = to_model_range(batch["x"])
-        low_res = low_res_of(config, x).values()
-        key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["index"])
-
-        def noise(t: jax.Array) -> jax.Array:
-            at_t = jax.vmap(lambda key: jax.random.fold_in(key, t))(keys)
-            return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(at_t)
-
-        def denoise(x_t: jax.Array, model_t: jax.Array) -> jax.Array:
-            return network.apply(params, x_t, model_t, batch["label"], None, *low_res)
-
-        return variational_bound(diffusion, denoise, x, noise, timesteps=timesteps)
-
+    program = _make_program(config, network, diffusion, seed)
     # Equal slices of the chain, the last one filled up, so that one program serves all.
     length = math.ceil(num_steps / PROGRESS_SLICES)
     count = math.ceil(num_steps / length)
     slices = np.minimum(np.arange(count * length), num_steps - 1).reshape(count, length)
 
-    def bound(
-        params: Params, batch: Batch, on_progress: Callable[[float], None] | None = None
-    ) -> Bound:
+    def bound(params: Params, batch: Batch, on_progress: Callable[[float], None]) -> Bound:
         batch = shard_global_batch(batch, mesh)
         found = []
         for timesteps in slices:
-            found.append(bound_at(params, batch, timesteps))
-            # One slice behind, so that the device never waits.
-            if on_progress is not None and len(found) > 1:
+            found.append(program(params, batch, timesteps))
+            if len(found) > 1:  # one slice behind, so that the device never waits
                 jax.block_until_ready(found[-2])
                 on_progress(1 / count)
         found = to_host(found)
-        if on_progress is not None:
-            on_progress(1 / count)
+        on_progress(1 / count)
         terms: dict[str, Any] = {
             name: np.concatenate([getattr(terms, name) for terms in found], axis=1)[:, :num_steps]
             for name in BY_TIMESTEP
@@ -198,6 +179,30 @@ def report(found: Bound, timesteps: np.ndarray, out: Path) -> str:
         f"dimension ({count} examples; decoder {by_t['vb'][0]:.4f}, prior "
         f"{numbers['prior_bpd']:.6f}): {out / 'bpd.png'}"
     )
+
+
+def _make_program(
+    config: Config, network: Network, diffusion: Diffusion, seed: int
+) -> Callable[[Params, Batch, jax.Array], Bound]:
+    """The bound of a batch at some timesteps of the chain, jitted."""
+
+    @jax.jit
+    def program(params: Params, batch: Batch, timesteps: jax.Array) -> Bound:
+        x = to_model_range(batch["x"])
+        low_res = low_res_of(config, x).values()
+        key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["index"])
+
+        def noise(t: jax.Array) -> jax.Array:
+            at_t = jax.vmap(lambda key: jax.random.fold_in(key, t))(keys)
+            return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(at_t)
+
+        def denoise(x_t: jax.Array, model_t: jax.Array) -> jax.Array:
+            return network.apply(params, x_t, model_t, batch["label"], None, *low_res)
+
+        return variational_bound(diffusion, denoise, x, noise, timesteps=timesteps)
+
+    return program
 
 
 def _scaled(on_progress: Callable[[float], None], examples: int, share: float) -> None:

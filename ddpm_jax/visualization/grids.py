@@ -18,7 +18,7 @@ MAX_SAMPLES = 400  # in a near square grid: nobody looks at more
 MAX_COLUMNS = 20  # of a grid with a row for each class or scale
 MAX_ROWS = 20  # more classes than this have no rows of their own
 MAX_TITLE = 24  # characters of a class name
-TITLE_SIZES = 10, 24  # smallest and largest height of the letters beside a row, in pixels
+TITLE_SIZES = 10, 18  # smallest and largest height of the letters beside a row, in pixels
 
 
 class GridLayout(NamedTuple):

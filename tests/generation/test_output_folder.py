@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import sample
-from ddpm_jax.generation import output_folder
+from ddpm_jax.errors import UserError
+from ddpm_jax.generation import GenerationOptions, load_run, output_folder
 from ddpm_jax.runtime.script import run_script
 from tests.run_folders import make_run, tiny
 
@@ -111,3 +112,16 @@ def test_a_folder_that_holds_no_samples_is_used(draw, run, tmp_path):
 def test_a_grid_that_leaves_samples_out_says_so(draw):
     assert "grid.png" not in draw("--num 60")
     assert "\ngrid.png shows the first 20 of 21 samples of each class\n" in draw("--num 63")
+
+
+def test_a_folder_remembers_which_images_of_memory_were_enlarged(tmp_path):
+    up = load_run(make_run(tmp_path / "up", tiny(image_size=8, low_res_size=4, num_classes=0)))
+    black = np.zeros((2, 4, 4, 1), np.uint8)
+    first, again, other = (
+        up.plan(GenerationOptions(low_res=images)) for images in (black, black.copy(), black + 1)
+    )
+    out = output_folder.open_folder(first, tmp_path / "out")
+    first.generate().save(out)
+    assert output_folder.open_folder(again, out) == out
+    with pytest.raises(UserError, match="samples of another command \\(low_res "):
+        output_folder.open_folder(other, out)

@@ -183,11 +183,11 @@ def report(found: Bound, timesteps: np.ndarray, out: Path) -> str:
 
 def _make_program(
     config: Config, network: Network, diffusion: Diffusion, seed: int
-) -> Callable[[Params, Batch, jax.Array], Bound]:
+) -> Callable[[Params, Batch, np.ndarray], Bound]:
     """The bound of a batch at some timesteps of the chain, jitted."""
 
     @jax.jit
-    def program(params: Params, batch: Batch, timesteps: jax.Array) -> Bound:
+    def program(params: Params, batch: Batch, timesteps: np.ndarray) -> Bound:
         x = to_model_range(batch["x"])
         low_res = low_res_of(config, x).values()
         key = jax.random.fold_in(jax.random.key(seed), EVALUATION)

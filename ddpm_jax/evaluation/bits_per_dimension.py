@@ -77,7 +77,7 @@ def make_bound(config: Config, network: Network, mesh: Mesh, steps: str, seed: i
         batch = shard_global_batch(batch, mesh)
         found = []
         for timesteps in slices:
-            found.append(program(params, batch, timesteps))
+            found.append(program(params, batch, jax.numpy.asarray(timesteps)))
             if len(found) > 1:  # one slice behind, so that the device never waits
                 jax.block_until_ready(found[-2])
                 on_progress(1 / count)
@@ -183,11 +183,11 @@ def report(found: Bound, timesteps: np.ndarray, out: Path) -> str:
 
 def _make_program(
     config: Config, network: Network, diffusion: Diffusion, seed: int
-) -> Callable[[Params, Batch, np.ndarray], Bound]:
+) -> Callable[[Params, Batch, jax.Array], Bound]:
     """The bound of a batch at some timesteps of the chain, jitted."""
 
     @jax.jit
-    def program(params: Params, batch: Batch, timesteps: np.ndarray) -> Bound:
+    def program(params: Params, batch: Batch, timesteps: jax.Array) -> Bound:
         x = to_model_range(batch["x"])
         low_res = low_res_of(config, x).values()
         key = jax.random.fold_in(jax.random.key(seed), EVALUATION)

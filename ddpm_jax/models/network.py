@@ -15,7 +15,7 @@ from ddpm_jax.models.classifier import Classifier
 from ddpm_jax.models.mlp import MLP
 from ddpm_jax.models.unet import UNet
 
-Params = dict[str, jax.Array]
+Params = dict[str, Array]
 
 
 class Apply(Protocol):
@@ -62,7 +62,7 @@ def functional(
         state = nnx.to_flat_state(nnx.state(module, nnx.Param))
         return {".".join(map(str, path)): value[...] for path, value in state}
 
-    def apply(params: Params, *args: jax.Array | None) -> jax.Array:
+    def apply(params: Params, *args: Array | None) -> jax.Array:
         state = nnx.from_flat_state([(paths[name], nnx.Param(params[name])) for name in paths])
         return getattr(nnx.merge(graphdef, state), method)(*args)
 

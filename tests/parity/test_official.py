@@ -5,6 +5,7 @@ original code parsed them, its diffusion, the heads of every attention, its stat
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from flax import nnx
 from ddpm_jax.config import Config, check
 from ddpm_jax.config.command_line import load_config
 from ddpm_jax.interop import openai, published
-from ddpm_jax.models import build_network, count_parameters
+from ddpm_jax.models import Network, build_network, count_parameters
 from ddpm_jax.models import network as network_module
 from tests.parity.golden import FOLDER, load_json
 
@@ -122,12 +123,16 @@ def test_every_attention_has_the_published_heads(
     official: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_of(official)
-    # The module that build_network hands over, its arrays abstract.
-    monkeypatch.setattr(
-        network_module, "functional", lambda build: nnx.eval_shape(lambda: build(nnx.Rngs(0)))
-    )
+    modules = []  # that build_network makes functions of, their arrays abstract
+
+    def functional(build: Callable[[nnx.Rngs], nnx.Module]) -> Network:
+        modules.append(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+        return Network(init=None, apply=None, abstract={})
+
+    monkeypatch.setattr(network_module, "functional", functional)
+    build_network(config)
     heads = {}
-    for path, module in nnx.iter_modules(build_network(config)):
+    for path, module in nnx.iter_modules(modules[0]):
         if hasattr(module, "heads"):
             name = ".".join(map(str, path))
             heads[openai.torch_name(f"{name}.", pool_of(config)).rstrip(".")] = module.heads

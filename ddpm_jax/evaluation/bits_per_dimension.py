@@ -183,7 +183,7 @@ def report(found: Bound, timesteps: np.ndarray, out: Path) -> str:
 
 def _make_program(
     config: Config, network: Network, diffusion: Diffusion, seed: int
-) -> Callable[[Params, Batch, np.ndarray], Bound]:
+) -> Callable[[Params, Batch, jax.Array], Bound]:
     """The bound of a batch at some timesteps of the chain, jitted."""
 
     @jax.jit

@@ -62,8 +62,8 @@ def main() -> None:
 
         devices.use_every_core()
         processes.join(vars(args))
-        plan.identities()
-        out = processes.on_main_process(partial(output_folder.open_folder, plan, args.out))
+        command = output_folder.describe(plan)
+        out = processes.on_main_process(partial(output_folder.open_folder, plan, command, args.out))
 
         batch = plan.generate(out / output_folder.UNFINISHED, progress_delay_seconds=0)
         processes.on_main_process(partial(save, batch, out))  # the others wait, perhaps for minutes

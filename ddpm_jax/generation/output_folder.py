@@ -25,14 +25,13 @@ UNFINISHED = ".unfinished"  # batches of samples that are not all there yet
 MAY_GROW = ("num", "frames")  # a larger value of these keeps what a smaller one drew
 
 
-def open_folder(plan: Plan, out: Path | None) -> Path:
+def open_folder(plan: Plan, command: Mapping[str, Any], out: Path | None) -> Path:
     """Makes the folder `out`, or the first of `drawn`, `drawn_2`, ... of the run that is free.
 
     A folder is free for a command that keeps what is there: none, or samples of the same command,
-    of which it may draw more. Raises UserError if `out` is not free, cannot be written, or overlaps
-    with the images to enlarge.
+    of which it may draw more. `command` is what `describe` says of the plan. Raises UserError if
+    `out` is not free, cannot be written, or overlaps with the images to enlarge.
     """
-    command = describe(plan)
     first = out or plan.models[0].run.workdir / "drawn"
     names = itertools.chain(
         [first], (first.with_name(f"{first.name}_{n}") for n in itertools.count(2))
@@ -55,7 +54,10 @@ def drop_unfinished(out: Path) -> None:
 
 
 def describe(plan: Plan) -> dict[str, Any]:
-    """What the samples of a plan depend on, as JSON has it. The batch size is not part of it."""
+    """What the samples of a plan depend on, as JSON has it. The batch size is not part of it.
+
+    Loads the weights of all models, and so all processes must call it together.
+    """
     options, sample, guidance = plan.options, plan.models[0].config.sample, plan.guidance
     scales = zip(Scales._fields, zip(*guidance.scales, strict=True), strict=True)
     low_res = options.low_res

@@ -12,6 +12,7 @@ import pytest
 import sample
 from ddpm_jax.errors import UserError
 from ddpm_jax.generation import GenerationOptions, load_run, output_folder
+from ddpm_jax.generation.run import Plan
 from ddpm_jax.runtime.script import run_script
 from tests.run_folders import make_run, tiny
 
@@ -120,8 +121,12 @@ def test_a_folder_remembers_which_images_of_memory_were_enlarged(tmp_path):
     first, again, other = (
         up.plan(GenerationOptions(low_res=images)) for images in (black, black.copy(), black + 1)
     )
-    out = output_folder.open_folder(first, tmp_path / "out")
+
+    def open_folder(plan: Plan, out: Path) -> Path:
+        return output_folder.open_folder(plan, output_folder.describe(plan), out)
+
+    out = open_folder(first, tmp_path / "out")
     first.generate().save(out)
-    assert output_folder.open_folder(again, out) == out
+    assert open_folder(again, out) == out
     with pytest.raises(UserError, match="samples of another command \\(low_res "):
-        output_folder.open_folder(other, out)
+        open_folder(other, out)

@@ -269,8 +269,9 @@ def test_two_processes_draw_and_evaluate_what_one_does(tiny_run, tmp_path, monke
     drawing = ["--num", "40", "--batch-size", "8", "--frames", "3", "--steps", "20", "--out"]
     out = tmp_path / "two"
     both = start_two(tiny_run, *drawing, str(out), script="sample.py")
+    deadline = time.monotonic() + 300
     while len(list(out.glob(f"{UNFINISHED}/*/*.npz"))) < 2:
-        assert all(each.poll() is None for each in both)
+        assert time.monotonic() < deadline and all(each.poll() is None for each in both)
         time.sleep(0.001)
     both[1].send_signal(signal.SIGTERM)
     errors = [process.communicate(timeout=300)[1] for process in both]

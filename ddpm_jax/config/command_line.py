@@ -46,7 +46,7 @@ class TrainOptions(Config):
 def parse_train(argv: Sequence[str]) -> tuple[Config, Path, bool]:
     """The config and the run folder that `train.py`'s arguments ask for; whether for a dry run.
 
-    A first word that is no option is the `--config`. Raises UserError for a config that cannot be
+    A first word without dashes is the `--config`. Raises UserError for a config that cannot be
     read or used; tyro exits with 2 for options that it does not know or cannot read.
     """
     argv = _with_first_option("--config", argv)
@@ -67,13 +67,13 @@ def _config_file(argv: Sequence[str]) -> Path:
 
 
 def _with_first_option(option: str, argv: Sequence[str]) -> Sequence[str]:
-    """`argv`, of which a first word that is no option is the value of `option`."""
+    """`argv`, with `option` before a first word that has no dashes."""
     given = any(word.partition("=")[0] == option for word in argv)
     return argv if given or not argv or argv[0].startswith("-") else [option, *argv]
 
 
 def _shown(path: Path) -> Path:
-    """As a user would write it."""
+    """The path relative to the current folder, if it lies inside."""
     absolute = path.absolute()
     return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else path
 
@@ -83,7 +83,7 @@ def _sections(config: Config) -> dict[str, Any]:
 
 
 def _with_folder(data: DataConfig) -> DataConfig:
-    """A name that is no data set's, but an existing folder's, means that folder of images."""
+    """Reads the name of an existing folder as `folder:NAME`."""
     known = data.name in ("digits", "s_curve") or ":" in data.name
     if known or not data.name or not Path(data.name).is_dir():
         return data
@@ -93,8 +93,8 @@ def _with_folder(data: DataConfig) -> DataConfig:
 def parse(cls: type[T], argv: Sequence[str], default: T | None = None, description: str = "") -> T:
     """A dataclass from `--field VALUE` options, written the same for every type.
 
-    A first word that is no option is the `--workdir`, where there is one. Raises UserError for a
-    path that is empty, as an unset shell variable leaves it: it would be the current folder.
+    A first word without dashes is the `--workdir`, if `cls` has one. Raises UserError for an empty
+    path, such as an unset shell variable gives: it would mean the current folder.
     """
     import tyro
 

@@ -10,10 +10,10 @@ from ddpm_jax.errors import UserError
 
 @contextmanager
 def naming_options(options: type, renamed: Mapping[str, str] | None = None) -> Iterator[None]:
-    """In the block errors about `eta=2` speak of `--eta 2`.
+    """Errors raised in the block name options: `--eta 2` instead of `eta=2`.
 
-    The arguments are the fields of the dataclass `options`, and those that are `renamed`, as in
-    {"guidance_scale": "--scales"}.
+    Every field of the dataclass `options` is replaced by its option, and every key of `renamed` by
+    its value, as in {"guidance_scale": "--scales"}.
     """
     names = [field.name for field in dataclasses.fields(options)]
     known = {name: f"--{name.replace('_', '-')}" for name in names} | dict(renamed or {})

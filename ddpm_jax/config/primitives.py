@@ -1,6 +1,6 @@
 """How the words of a command line become values: what people type, where it has one meaning.
 
-A rule makes tyro's reader of a type, or returns None for a type that it has no part in.
+A rule returns tyro's reader of a type, or None for types that it does not handle.
 """
 
 import difflib
@@ -141,7 +141,7 @@ def _list(info: PrimitiveTypeInfo) -> Spec | None:
 
 
 def _optional(info: PrimitiveTypeInfo) -> Spec | None:
-    """`int | None` reads and is refused as int; the word None is None."""
+    """`int | None` is read like int, with the same errors; the word None gives None."""
     kinds = typing.get_args(info.type)
     if info.type_origin not in (types.UnionType, typing.Union) or len(kinds) != 2:
         return None

@@ -5,9 +5,8 @@ import typing
 from ddpm_jax.config.schema import Config
 from ddpm_jax.config.serialization import flat
 
-# Settings, and whole sections, that change nothing that a run computes: where the data lie, what
-# memory is traded for, how often things happen, what a failure does, how samples are drawn, which
-# devices share the work, what is traced. README lists them.
+# Settings, and whole sections, that do not change the weights a run arrives at: the data's folder,
+# memory, intervals, reactions to failures, sampling, devices, profiles. README lists them.
 MAY_CHANGE = frozenset(
     {
         "data.dir",
@@ -48,7 +47,7 @@ def _may_change(name: str, new: Config, old: Config) -> bool:
 
 
 def consequences(new: Config, old: Config) -> list[str]:
-    """A line for each change that a resumed run may make, but not without a word."""
+    """A line for each change that is allowed but worth knowing."""
     train, before = new.train, old.train
     if train.learning_rate_decay == "constant" or train.steps <= before.steps:
         return []

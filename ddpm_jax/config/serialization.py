@@ -45,7 +45,7 @@ def read_config(path: Path) -> Config:
     except FileNotFoundError as error:
         raise UserError(
             f"{path.parent} is no run folder: it has no {path.name}; "
-            "name the --workdir that train.py wrote"
+            "name the folder that train.py wrote"
         ) from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error

@@ -59,10 +59,10 @@ def _unknown(kind: str, argument: str, name: str) -> str:
 
 
 def warn_of_tiny_images(source: Source, data: DataConfig) -> None:
-    """Logs a line if larger images are to become tiny, as those of a folder by the default config.
+    """Warns if images are shrunk to very few pixels, as the default config does to a folder's.
 
-    Tiny is at most TINY_SIZE pixels a side, and less than a third of the shorter sides of the
-    first images.
+    Very few means at most TINY_SIZE a side, and less than a third of the shorter sides of the first
+    images.
     """
     if source.in_memory or data.image_size > TINY_SIZE or not processes.is_main_process():
         return

@@ -38,11 +38,11 @@ def read_low_res(path: Path, data: DataConfig, num: int | None, num_classes: int
     if file.is_file():
         images, labels = _read_npz(file)
     elif not path.is_dir():
-        raise UserError(f"--low-res {path}: no such file or folder")
+        raise UserError(f"low_res={path}: no such file or folder")
     elif (path / "config.json").is_file():
         raise UserError(
-            f"--low-res {path} is a run folder; name the folder of its samples, {path / 'drawn'}, "
-            f"or draw and enlarge in one go: --workdir {path} --upsampler DIR"
+            f"low_res={path} is a run folder; name the folder of its samples, {path / 'drawn'}, "
+            f"or draw and enlarge in one go: workdir={path} upsampler=DIR"
         )
     else:
         return _read_folder(path, data, num, num_classes)
@@ -52,7 +52,7 @@ def read_low_res(path: Path, data: DataConfig, num: int | None, num_classes: int
         labels = None
     elif labels is not None:
         if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-            raise UserError(f"--low-res {file}: arr_1 must be a label, an integer, for each image")
+            raise UserError(f"low_res={file}: arr_1 must be a label, an integer, for each image")
         _check_labels(file, labels, num_classes)
         labels = labels[:num].astype(np.int32)
     return images[:num], labels
@@ -64,7 +64,7 @@ def _read_npz(file: Path) -> Images:
             return archive["arr_0"], archive.get("arr_1")
     except Exception as error:  # numpy, zipfile and zlib each raise their own
         raise UserError(
-            f"--low-res {file} is neither a folder of images nor a samples.npz: {first_line(error)}"
+            f"low_res={file} is neither a folder of images nor a samples.npz: {first_line(error)}"
         ) from error
 
 
@@ -72,12 +72,11 @@ def _check_images(file: Path, images: np.ndarray, data: DataConfig) -> None:
     side, channels = data.low_res_size, data.channels
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
         raise UserError(
-            f"--low-res {file}: arr_0 is {images.dtype} {list(images.shape)}, not uint8 "
-            "[N, H, W, C]"
+            f"low_res={file}: arr_0 is {images.dtype} {list(images.shape)}, not uint8 [N, H, W, C]"
         )
     if images.shape[1:] != (side, side, channels):
         raise UserError(
-            f"--low-res {file}: its images are {_size(images)}, but the model enlarges "
+            f"low_res={file}: its images are {_size(images)}, but the model enlarges "
             f"{side}x{side}x{channels}"
         )
 
@@ -85,7 +84,7 @@ def _check_images(file: Path, images: np.ndarray, data: DataConfig) -> None:
 def _read_folder(path: Path, data: DataConfig, num: int | None, num_classes: int) -> Images:
     paths, others = find_images(path)
     if not paths:
-        raise UserError(f"--low-res {path} has no PNG, JPEG or WebP images, and no samples.npz")
+        raise UserError(f"low_res={path} has no PNG, JPEG or WebP images, and no samples.npz")
     warn_of_ignored(path, others)
     _check_number(path, num, len(paths))
     labels = None
@@ -99,11 +98,11 @@ def _read_folder(path: Path, data: DataConfig, num: int | None, num_classes: int
             image = decode_image(path / name, data.channels)
         except Exception as error:  # PIL: OSError, SyntaxError, ValueError, struct.error, ...
             raise UserError(
-                f"--low-res {path}: {name} cannot be read: {first_line(error)}; take it away"
+                f"low_res={path}: {name} cannot be read: {first_line(error)}; take it away"
             ) from error
         if min(image.shape[:2]) < side:
             raise UserError(
-                f"--low-res {path}: {name} is {_size(image[None, :, :, :0])}, smaller than the "
+                f"low_res={path}: {name} is {_size(image[None, :, :, :0])}, smaller than the "
                 f"{side}x{side} that the model enlarges; take it away, or enlarge it first"
             )
         if min(image.shape[:2]) >= data.image_size:  # just as in training
@@ -117,14 +116,14 @@ def _folder_labels(path: Path, paths: list[str], how: str, num_classes: int) -> 
     try:
         labels, found, names = label_images(paths, how)
     except UserError as error:
-        raise UserError(f"--low-res {path}: {error}; or give --labels") from error
+        raise UserError(f"low_res={path}: {error}; or give labels=3,7 (in turn)") from error
     if not found:
         return None
     # Names are numbered in sorted order: with some classes missing, the others would shift.
     if names and found != num_classes:
         raise UserError(
-            f"--low-res {path}: its images are of {found} classes, those of the model {num_classes}"
-            "; give --labels"
+            f"low_res={path}: its images are of {found} classes, those of the model {num_classes}"
+            "; give labels=3,7 (in turn)"
         )
     _check_labels(path, np.array(labels), num_classes)
     return np.array(labels, np.int32)
@@ -134,13 +133,14 @@ def _check_labels(path: Path, labels: np.ndarray, num_classes: int) -> None:
     wrong = labels[(labels < 0) | (labels >= num_classes)]
     if len(wrong):
         raise UserError(
-            f"--low-res {path}: label {wrong[0]} is not among 0..{num_classes - 1}; give --labels"
+            f"low_res={path}: label {wrong[0]} is not among 0..{num_classes - 1}; "
+            "give labels=3,7 (in turn)"
         )
 
 
 def _check_number(path: Path, num: int | None, there: int) -> None:
     if num is not None and num > there:
-        raise UserError(f"--num {num}: --low-res {path} has {there} images")
+        raise UserError(f"num={num}: low_res={path} has {there} images")
 
 
 def _size(images: np.ndarray) -> str:

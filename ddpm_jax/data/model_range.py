@@ -1,11 +1,14 @@
 """From uint8 pixels to the [-1, 1] of networks and back."""
 
+from typing import TypeVar
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax.config import Config
 from ddpm_jax.models.layers import downsample_mean
+
+Array = TypeVar("Array", jax.Array, np.ndarray)
 
 
 def to_uint8(x: np.ndarray) -> np.ndarray:
@@ -14,9 +17,9 @@ def to_uint8(x: np.ndarray) -> np.ndarray:
     return np.clip((x + 1) * np.float32(127.5), 0, 255).astype(np.uint8)
 
 
-def to_model_range(x: jax.Array) -> jax.Array:
-    """uint8 0..255 -> float32 [-1, 1]; points stay as they are."""
-    return x.astype(jnp.float32) / 127.5 - 1 if x.dtype == jnp.uint8 else x
+def to_model_range(x: Array) -> Array:
+    """uint8 0..255 -> float32 [-1, 1]; points and labels stay as they are."""
+    return x.astype(np.float32) / 127.5 - 1 if x.dtype == np.uint8 else x
 
 
 def low_res_of(config: Config, x: jax.Array) -> dict[str, jax.Array]:

@@ -79,7 +79,7 @@ def training_losses(
     if row.error is None:
         return Losses(vlb(output), None, None)
 
-    # L_simple (DDPM, eq. 14), for whichever prediction.
+    # L_simple (DDPM, eq. 14), for any prediction.
     prediction, variance = split_output(diffusion, output)
     simple = mean_flat(row.error(prediction_target(diffusion, x_start, x_t, t, noise) - prediction))
     if weights is not None:

@@ -86,7 +86,7 @@ def q_posterior(
 class Variance(NamedTuple):
     """`log_variance(schedule, learned, x_t, t)` of p(x_{t-1} | x_t), and whether it is learned.
 
-    Where it is not, `variance` is read off a table of its own, which rounds otherwise.
+    A fixed variance also has its own table `variance`: exp(log_variance) would round differently.
     """
 
     log_variance: Callable[[NoiseSchedule, Any, Array, Array], Array]
@@ -144,7 +144,7 @@ def reverse_variance(
     x_t: Float[Array, "batch *shape"],
     t: Int[Array, " batch"],
 ) -> tuple[Float[Array, "batch *shape"], Float[Array, "batch *shape"]]:
-    """The variance of p(x_{t-1} | x_t) and its logarithm, given what is learned of it."""
+    """The variance of p(x_{t-1} | x_t) and its logarithm, given the network's output `learned`."""
     row = look_up(VARIANCES, diffusion.variance, "variance")
     log_variance = row.log_variance(diffusion.schedule, learned, x_t, t)
     if row.variance is None:

@@ -27,9 +27,9 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 def share_among(members: np.ndarray, x: np.ndarray, k: int = 3) -> float:
     """Share of vectors x [M, F] that lie among `members` [N, F] (Kynkaanniemi et al. 2019, eq. 1).
 
-    A vector lies among them if it is no farther from one of them than that one's k-th nearest
-    neighbour in the set. Samples among real images are precision; real images among samples are
-    recall (eq. 2).
+    A vector lies among them if it is within the radius of any of them, the distance to that
+    member's k-th nearest neighbour in the set. Precision is the share of samples among real images,
+    recall the share of real images among samples (eq. 2).
     """
     radii = neighbour_radii(members, k)
     blocks = (x[i : i + BLOCK_ROWS] for i in range(0, len(x), BLOCK_ROWS))

@@ -58,7 +58,7 @@ class Args:
 
 
 class RealImages(NamedTuple):
-    """Features of real images, and the metrics of others of them in the place of samples."""
+    """Features of real images, and the metrics of other real images measured as samples."""
 
     features: np.ndarray
     metrics: SampleMetrics
@@ -142,7 +142,7 @@ def measure_real_images(
 
 
 def settings_of(plan: Plan, args: Args) -> dict[str, Any]:
-    """What all samples of a sweep depend on, besides their scales and the length of their chain."""
+    """The settings shared by all samples of a sweep: all but scales and steps."""
     sample = plan.models[0].config.sample
     return {
         **plan.identities(),
@@ -163,7 +163,7 @@ def folders_of(plan: Plan, out: Path) -> dict[Scales, Path]:
 
 
 def draw_missing(plan: Plan, out: Path) -> None:
-    """Draws what `out` lacks at this length, and a picture of all that it then has."""
+    """Draws the samples of this length that `out` lacks, and a picture of all of them."""
     folders, (model,), (labels,) = folders_of(plan, out), plan.models, plan.labels
     missing = [scales for scales, at in folders.items() if not (at / "samples.npz").exists()]
     if missing:

@@ -36,13 +36,13 @@ def accuracy(samples: Samples) -> float:
 
 
 def precision(samples: Samples) -> float:
-    """Share of samples among the real images; of the first ones, as many of each."""
+    """The share of samples among the real images, with equal numbers of both."""
     found, real = _same_number(samples)
     return distances.share_among(real, found)
 
 
 def recall(samples: Samples) -> float:
-    """Share of real images among the samples; of the first ones, as many of each."""
+    """The share of real images among the samples, with equal numbers of both."""
     found, real = _same_number(samples)
     return distances.share_among(found, real)
 
@@ -61,7 +61,7 @@ METRICS: dict[str, Metric] = {
 
 
 def measure(features: Features, labels: np.ndarray, real: np.ndarray) -> SampleMetrics:
-    """Every metric of samples that were asked to be of int [N] `labels`; `real` are features."""
+    """Every metric of samples drawn for the labels int [N]; `real` are features of real images."""
     samples = Samples(features, labels, real)
     return {name: metric.measure(samples) for name, metric in METRICS.items()}
 

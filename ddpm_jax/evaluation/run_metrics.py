@@ -25,7 +25,7 @@ RUN_METRICS: Mapping[str, RunMetric] = {
 
 
 def choose_metrics(text: str) -> list[RunMetric]:
-    """The metrics of a list such as "bpd,fid"; raises UserError for names that there are not."""
+    """The metrics of a list such as "bpd,fid"; raises UserError for an unknown name."""
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in RUN_METRICS:

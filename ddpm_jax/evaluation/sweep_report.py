@@ -38,9 +38,9 @@ def table(rows: Sequence[Row], real: SampleMetrics) -> str:
 
 
 def points(rows: Sequence[Row]) -> list[Row]:
-    """The rows with their `scale` and their `line`: the curve that it stands on in the picture.
+    """Adds to each row its `scale`, the x of the picture, and its `line`, the name of its curve.
 
-    The scale is the first kind that varies; the other kinds and the steps name the line.
+    The scale is the first kind of guidance that varies. The others and the steps name the line.
     """
     varying = [name for name in Scales._fields if len({row[name] for row in rows}) > 1]
     scale, *others = varying or ["guidance"]

@@ -13,7 +13,7 @@ from ddpm_jax.generation.options import GenerationOptions, as_text
 
 
 def check_low_res(workdir: Path, config: Config, given: bool) -> None:
-    """Raises UserError unless a run is given images if, and only if, it enlarges some."""
+    """Raises UserError if an upsampler gets no images, or another model gets some."""
     side = config.data.low_res_size
     if side and not given:
         raise UserError(
@@ -49,7 +49,7 @@ def check_upsampler(
 
 
 def cascade_classes(configs: Sequence[Config], guidance: GuidanceOptions) -> list[int]:
-    """The number of classes of each model; a first one without any has its classifier's."""
+    """The number of classes of each model. An unconditional first model has its classifier's."""
     first, *later = [config.model.num_classes for config in configs]
     return [first or (guidance.config.model.num_classes if guidance.config else 0), *later]
 
@@ -69,8 +69,9 @@ def cascade_labels(
 ) -> list[np.ndarray]:
     """int32 [num] for each model: the same for all with classes, -1 for those without.
 
-    They are those of `options`, else `given`, the labels of images to enlarge, else all classes in
-    turn if the first model has classes and enlarges nothing. Raises UserError.
+    The labels are those of `options`, or else `given`, the labels of the images to enlarge. With
+    neither, a first model that has classes and enlarges nothing draws all classes in turn. Raises
+    UserError.
     """
     classes = cascade_classes(configs, guidance)
     needed = options.low_res is not None or not classes[0]

@@ -30,7 +30,7 @@ class Chain(NamedTuple):
 def save_chain(
     chain: Chain, samples: np.ndarray, rows: int, folder: Path, reference: np.ndarray | None
 ) -> None:
-    """Writes pictures of the chains that ended in `samples`, of which each of `rows` has as many.
+    """Writes pictures of the chains that ended in `samples`, which fill `rows` rows equally.
 
     Images: chain.png, a strip of x_t and the predicted x_0, and chain.gif. Points: panels from
     `reference` points to noise, forward.png, and back to samples, reverse.png, and a GIF of each.

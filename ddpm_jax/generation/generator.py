@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ddpm_jax.config import Config, build_diffusion, data_shape, serialization
-from ddpm_jax.data.model_range import to_uint8
+from ddpm_jax.data.model_range import to_model_range, to_uint8
 from ddpm_jax.diffusion.process import Diffusion
 from ddpm_jax.generation.chain import Chain
 from ddpm_jax.generation.labels import class_names
@@ -59,9 +59,9 @@ NO_GUIDANCE = GuidanceModels()
 class Generator:
     """Draws samples of a network by `config.sample`, in batches of one size.
 
-    The last batch is filled up, so that one program serves all samples that are guided alike. What
-    no scale guides is drawn by the program of the network alone, and so has the bits of a
-    generator without guidance. A program is compiled once.
+    The last batch is filled up, so that one program draws all samples with the same kinds of
+    guidance. Unguided samples are drawn by a program without guidance, and so equal those of a
+    generator without any, bit for bit. Each program is compiled once.
 
     Args:
       config, network, mesh: of the run, and of the devices that draw.
@@ -176,7 +176,10 @@ class Generator:
     def _batches(
         self, num: int, scales: Sequence[Scales]
     ) -> Iterator[tuple[Callable[..., Samples], np.ndarray]]:
-        """The samples in batches of those that are guided alike: their program and their places."""
+        """Yields batches: the program that draws a batch, and the indices of its samples.
+
+        All samples of a batch have the same kinds of guidance.
+        """
         kinds = [(each.guidance != 0, each.cfg != 1) for each in scales]
         for kind in sorted(set(kinds)):
             places = np.flatnonzero(np.repeat([each == kind for each in kinds], num))
@@ -190,9 +193,9 @@ class Generator:
         places: np.ndarray,
         on_progress: OnProgress | None,
     ) -> dict[str, np.ndarray]:
-        """The samples at these places, and the moments of those whose chains are kept."""
-        filled = np.resize(places, self._batch_size)  # the first ones again
-        conditions = {name: _to_float(of[filled]) for name, of in request.conditions.items()}
+        """Draws the samples at these indices; returns them and the kept moments of their chains."""
+        filled = np.resize(places, self._batch_size)  # repeats samples to fill the batch
+        conditions = {name: to_model_range(of[filled]) for name, of in request.conditions.items()}
         batch = shard_global_batch((request.index[filled], conditions), self._mesh)
         share = len(places) / self._num_steps
         on_steps = on_progress and partial(_scaled, on_progress, share)
@@ -205,7 +208,7 @@ class Generator:
         return x if self._points else to_uint8(x)
 
     def _digest(self, request: "_Request") -> str:
-        """Of all that samples depend on, and the number of devices does not change."""
+        """A digest of all that the samples depend on. It is the same on any number of devices."""
         sample = dataclasses.replace(self._config.sample, num=1, batch_size=1)
         config = serialization.to_json(dataclasses.replace(self._config, sample=sample))
         settings = [config, self._guidance.interval, self._keep]
@@ -274,8 +277,3 @@ def _programs(
 
 def _scaled(on_progress: OnProgress, share: float, steps: int) -> None:
     on_progress(share * steps)
-
-
-def _to_float(values: np.ndarray) -> np.ndarray:
-    """Pixels become float32 in [-1, 1]; all else stays."""
-    return values.astype(np.float32) / 127.5 - 1 if values.dtype == np.uint8 else values

@@ -86,11 +86,11 @@ def read_classifier(
 
 
 def _differences(classifier: Config, model: Config, noise: bool) -> list[str]:
-    """A phrase for each setting by which a classifier saw other images, or other noise."""
+    """A phrase for each setting in which a classifier was trained on other images or noise."""
     names = [("data", "name"), ("data", "image_size"), ("data", "channels")]
     if model.model.num_classes:
         names += [("data", "labels"), ("model", "num_classes")]
-    # Other settings may mean the same betas.
+    # Different settings may give the same betas, so these are compared.
     schedules = [build_diffusion(config.diffusion).schedule for config in (classifier, model)]
     betas, timesteps = (
         [getattr(schedule, name) for schedule in schedules] for name in ("betas", "model_timesteps")

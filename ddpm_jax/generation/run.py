@@ -207,12 +207,12 @@ class CascadeModel(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What will be drawn, all of it checked."""
+    """What will be drawn. Everything in it has been checked."""
 
     models: Sequence[CascadeModel]  # one, or a base model and its upsampler
     labels: Sequence[np.ndarray]  # int32 [N] for each model
     class_names: Sequence[str]
-    low_res: np.ndarray | None  # what the first one enlarges
+    low_res: np.ndarray | None  # images that the first model enlarges
     options: GenerationOptions
 
     @property
@@ -222,7 +222,7 @@ class Plan:
     def identities(self) -> dict[str, str]:
         """The config's digest and the checkpoint of each model, by its role.
 
-        Loads all weights, so that what is wrong with them shows before the first chain.
+        Loads all weights, so that a damaged file shows before the first chain.
         """
         found = {
             role: model.run.identity(model.mesh)

@@ -30,9 +30,9 @@ UNGUIDED = Scales()
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SampleBatch:
-    """N samples at each of S scales. All of a scale stand before those of the next.
+    """N samples at each of S scales, one scale after the other.
 
-    Samples i, N + i, ... began with the same noise.
+    Samples i, N + i, 2 N + i, ... began with the same noise.
     """
 
     images: np.ndarray  # uint8 [S * N, H, W, C]; points of the plane: float32 [S * N, 2]
@@ -57,7 +57,7 @@ class SampleBatch:
 
     @property
     def layout(self) -> grids.GridLayout:
-        """Of the grid: a row for each scale, or for each class where they are few."""
+        """The layout of the grid: a row for each scale, or for each class if there are few."""
         rows = len(self.scales)
         if rows > 1:
             titles = [scales.title for scales in self.scales]
@@ -83,7 +83,7 @@ class SampleBatch:
         Pictures that an earlier batch left there go first.
         """
         folder = Path(folder)
-        if (folder / "samples.npz").exists():  # else nothing here is ours
+        if (folder / "samples.npz").exists():  # otherwise the files are not ours
             names = "grid.png", "low_res.png", *CHAIN_PICTURES
             for old in [*folder.glob(f"images/{'[0-9]' * 6}.png"), *(folder / n for n in names)]:
                 old.unlink(missing_ok=True)

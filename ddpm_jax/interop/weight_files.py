@@ -60,7 +60,7 @@ def read_pt(path: Path) -> Weights:
 
 
 def _refusal(message: str) -> str:
-    """What is wrong with a file, from torch's three sentences about it."""
+    """Turns torch's long message about a file into a short one."""
     if found := re.search(r"GLOBAL (\S+)", message):
         return (
             f"holds {found[1].rstrip('.')} besides weights, which could run code: not loaded; "

@@ -14,7 +14,6 @@ would triple it. Training saves no step 0, so the two cannot be mistaken.
 
 import json
 import logging
-import math
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,15 +27,14 @@ from orbax.checkpoint import v1 as ocp
 
 from ddpm_jax.errors import RunError, UserError
 from ddpm_jax.runs.checksums import check_files, write_checksums
+from ddpm_jax.runs.saved_steps import IMPORTED, LOSS, best_last, saved_steps
 from ddpm_jax.runtime import processes, signals
 
 logger = logging.getLogger("ddpm_jax")
 State = TypeVar("State")  # a NamedTuple, as `Checkpoints.save` describes it
 
 TEMPORARY = "*.orbax-checkpoint-tmp*"
-LOSS = "held_out_loss"  # what checkpoints are compared by, if they are
 TRAINED = "params"  # the weights being trained, a part of the item `state`
-IMPORTED = 0  # the step of imported weights
 # Bytes on their way to disk at once; without a limit, saving 1.2 GB of weights takes 0.7 GB more.
 WRITE_BYTES = 2**28
 
@@ -161,7 +159,7 @@ class Checkpoints:
         `abstract` carries shapes and shardings. Raises UserError if every checkpoint is damaged, or
         if they belong to another model.
         """
-        steps = processes.on_main_process(lambda: _steps(self.directory))
+        steps = processes.on_main_process(lambda: saved_steps(self.directory))
         trained = [step for step in steps if step != IMPORTED]
         found = _load_newest(self.directory, trained, _split(abstract))
         if found is None:
@@ -176,7 +174,7 @@ class Checkpoints:
 
         `abstract` carries shapes and shardings. Raises UserError as `restore`; call that first.
         """
-        steps = processes.on_main_process(lambda: _steps(self.directory))
+        steps = processes.on_main_process(lambda: saved_steps(self.directory))
         imported = [step for step in steps if step == IMPORTED]
         found = _load_newest(self.directory, imported, {"ema": abstract})
         return None if found is None else found.items["ema"]
@@ -234,14 +232,14 @@ def load_ema(
     directory = directory.resolve()
 
     def wanted() -> list[int]:
-        steps = _steps(directory)
+        steps = saved_steps(directory)
         if weights_item != "ema" and steps == [IMPORTED]:
             raise UserError(
                 f"{directory} holds imported weights, and no others: train on, or leave --ema out"
             )
         if step is not None and step not in steps:
             raise UserError(f"{directory} has no checkpoint of step {step}; there are: {steps}")
-        return sorted(steps, key=partial(_worth, directory)) if step is None else [step]
+        return best_last(directory, steps) if step is None else [step]
 
     trained = weights_item == TRAINED
     items = {"state": {TRAINED: abstract_ema}} if trained else {weights_item: abstract_ema}
@@ -266,37 +264,9 @@ def save_imported(directory: Path, ema: Mapping[str, jax.Array], config: str) ->
         raise RunError(f"cannot write the weights to {directory}: {reason}") from error
 
 
-def chosen_step(directory: Path) -> int:
-    """The step that `load_ema` tries first; raises UserError if there is none."""
-    directory = directory.resolve()
-    steps = _steps(directory)
-    if not steps:
-        raise UserError(f"{directory} holds no checkpoint: train first, or name another --workdir")
-    return max(steps, key=partial(_worth, directory))
-
-
-def only_imported(directory: Path) -> bool:
-    """True if a run holds imported weights and nothing trained from them."""
-    return _steps(directory) == [IMPORTED]
-
-
-def _steps(directory: Path) -> list[int]:
-    """The steps whose checkpoints a folder holds, oldest first."""
-    return sorted(int(path.name) for path in directory.glob("[0-9]*") if path.name.isdigit())
-
-
 def _reason(error: Exception, directory: Path) -> str:
     """The error's message in one line, with file names relative to the directory."""
     return " ".join(str(error).replace(f"{directory}/", "").split())[:400]
-
-
-def _worth(directory: Path, step: int) -> tuple[float, int]:
-    """Sort key, best last: the lower its held-out loss the better; without one, the newer."""
-    try:
-        metrics = json.loads((directory / str(step) / "metrics" / "metrics").read_text())
-        return -float(metrics[LOSS]), step
-    except (OSError, ValueError, KeyError, TypeError):
-        return -math.inf, step
 
 
 def _load_newest(

@@ -7,7 +7,8 @@ from pathlib import Path
 from ddpm_jax.config import Config, resuming, serialization
 from ddpm_jax.diffusion.process import VARIANCES
 from ddpm_jax.errors import UserError
-from ddpm_jax.runs import checkpoints, lock
+from ddpm_jax.runs import lock
+from ddpm_jax.runs.saved_steps import only_imported
 from ddpm_jax.runtime import processes
 from ddpm_jax.runtime.files import replacing
 
@@ -36,7 +37,7 @@ def create_run_folder(workdir: Path, config: Config) -> None:
         changed = resuming.differences(config, old)
         notices = resuming.consequences(config, old)
         wanted = f"give the settings it was started with; {resuming.ways_out(str(workdir), old)}"
-        if checkpoints.only_imported(workdir / "checkpoints"):
+        if only_imported(workdir / "checkpoints"):
             changed, notices = _of_the_network(changed, config, old), []
             wanted = "import its weights anew with --model CONFIG"
         if changed:
@@ -54,7 +55,7 @@ def create_run_folder(workdir: Path, config: Config) -> None:
 
 
 def _of_the_network(changed: list[str], new: Config, old: Config) -> list[str]:
-    """Those of `resuming.differences` that imported weights would not survive."""
+    """The changes of settings that imported weights do not fit."""
     learned = [VARIANCES[config.diffusion.variance].learned for config in (new, old)]
     free = {"model.dropout", "model.dtype", "model.remat"}
     fixed = {"data.image_size", "data.channels", "data.low_res_size"}

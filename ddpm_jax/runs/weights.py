@@ -20,8 +20,8 @@ def load_weights(
 ) -> checkpoints.Loaded:
     """A run's averaged weights, or others of its checkpoints, on every device of the mesh.
 
-    They are item "ema" of what is returned, whatever `weights_item` they have in the checkpoint.
-    `step` None is the best or the newest. Raises UserError.
+    The result has them as its item "ema", whichever `weights_item` of the checkpoint they are.
+    Without a `step`, the best checkpoint is read, or the newest. Raises UserError.
     """
     abstract = devices.replicated_abstract(network.abstract, mesh)
     return checkpoints.load_ema(workdir / "checkpoints", abstract, step, weights_item)

@@ -32,7 +32,7 @@ class GridLayout(NamedTuple):
 def layout_by_class(labels: np.ndarray, class_names: Sequence[str] = ()) -> GridLayout:
     """A row for each class of `labels` [N], with its name or number beside it.
 
-    Near square where that makes no sense: for one class, many classes, one image of each, or none
+    The layout is near square if there is one class, or many, or one image of each, or no classes
     (-1).
     """
     classes, counts = np.unique(labels, return_counts=True)

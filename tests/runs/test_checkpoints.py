@@ -21,10 +21,10 @@ from ddpm_jax.runs.checkpoints import (
     Checkpoints,
     ema_item,
     load_ema,
-    only_imported,
     save_imported,
 )
 from ddpm_jax.runs.checksums import CHECKSUMS
+from ddpm_jax.runs.saved_steps import only_imported
 from ddpm_jax.runtime import devices, signals
 
 

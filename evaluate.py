@@ -1,37 +1,63 @@
-"""Measures how good a trained run is, by its averaged weights.
+"""Measures how good a trained run is, or any set of samples.
 
     python evaluate.py --workdir runs/cifar10_iddpm --metrics bpd --split test --steps 250
+    python evaluate.py --workdir runs/cifar10 --metrics fid,is --sampler ddim --steps 100
+    python evaluate.py --samples drawn/samples.npz --reference tfds:cifar10 --metrics fid,precision
 
-Kill it whenever you like: the same command goes on where it stopped.
+Several runs (--workdir runs/a,runs/b), sets of samples or guidance scales make one table. Kill it
+whenever you like: the same command goes on where it stopped.
 """
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from ddpm_jax import data
 from ddpm_jax.config import DataConfig, ParallelConfig, command_line
 from ddpm_jax.config.option_names import naming_options
 from ddpm_jax.data import check_num_classes
 from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation import sample_suite
 from ddpm_jax.evaluation.bits_per_dimension import Evaluation
-from ddpm_jax.evaluation.run_metrics import choose_metrics
-from ddpm_jax.generation import load_run
+from ddpm_jax.evaluation.features import FeatureExtractor, choose_extractor
+from ddpm_jax.evaluation.images import of_array, of_data, read_samples
+from ddpm_jax.evaluation.metrics import Reference
+from ddpm_jax.evaluation.reference import RealImages, know, read_reference, save_statistics
+from ddpm_jax.evaluation.run_metrics import RunMetric, check_features, choose_metrics
+from ddpm_jax.evaluation.sample_suite import Subject
+from ddpm_jax.generation import GenerationOptions, load_run
 from ddpm_jax.runtime import devices, processes
 from ddpm_jax.runtime.script import run_script, start_logging
 
 LIMITS = {"num": (0, 31), "seed": (0, 32), "batch_size": (1, 31)}  # least value, and bits
+PAPER_NUM = 50_000  # samples, where --num does not say
 
 
 @dataclass(frozen=True)
 class Args:
-    workdir: Path  # the run folder that train.py wrote
-    metrics: str = "bpd"  # bpd: the variational bound, in bits per dimension
+    workdir: str | None = None  # run folders, with commas between them
+    metrics: str = "bpd"  # bpd, fid, sfid, is, kid, precision, recall; frechet, kernel, accuracy
+    samples: str | None = None  # instead of runs: samples.npz files or folders, with commas
+    reference: str | None = None  # tfds:NAME[:SPLIT], folder:PATH or an npz; None: the run's data
+    features: str = "inception"  # or classifier:DIR, or module:function
+    protocol: str = "adm"  # of Inception: adm, clean or pytorch_fid, how it resizes
+    inception: Path | None = None  # file of its weights; None: fetched on first use
+    save_statistics: Path | None = None  # where to write the reference's mean and covariance
+    num: int = 0  # samples to draw, 0: 50,000; or examples of bpd, from the first, 0: all
     checkpoint: int | None = None  # step of the checkpoint; None: the best or newest
     ema: float | None = None  # rate of the averaged weights; 0: those being trained
+    labels: str = ""  # in turn: 3,7 or 0-4, class names, all (the default); or random
+    sampler: str | None = None  # ddpm, ddim, ...; None: the run's own; so for those below
+    steps: str | None = None  # length of the chain, as in sample.py; of bpd, None: all of it
+    eta: float | None = None  # DDIM's noise, 0 to 1
+    classifier: Path | None = None  # run folder of a classifier, whose gradient guides the samples
+    guidance_scale: str | None = None  # of that gradient, one or a list as 0,1,2.5; None: 1
+    cfg_scale: str | None = None  # of classifier-free guidance, as above; 1: the model itself
+    guidance_interval: str | None = None  # part of t/T that is guided, as 0.2,0.8; None: all of it
     split: str | None = None  # of the data, as in --data.split; None: that of training
-    num: int = 0  # how many examples, from the first; 0: all
-    steps: str = ""  # length of the chain, as in sample.py; "": all of it
     seed: int = 0  # of the noise
     batch_size: int = 64  # examples at once
     data_dir: str | None = None  # folder of prepared TFDS sets; None: that of training
@@ -42,29 +68,121 @@ def main() -> None:
     args = command_line.parse(Args, sys.argv[1:], description=__doc__)
     start_logging()
     with naming_options(Args):
-        metrics = choose_metrics(args.metrics)
-        for name, (least, bits) in LIMITS.items():
-            value = getattr(args, name)
-            if not least <= value < 2**bits:
-                raise UserError(f"{name}={value}: must be at least {least} and below 2^{bits}")
-        run = load_run(args.workdir, args.checkpoint, args.ema)
-        settings = data_settings(run.config.data, args)
-
+        of_runs, of_samples = choose_metrics(args.metrics)
+        check_options(args, of_runs)
         devices.use_every_core()
         processes.join(vars(args))
-        mesh = devices.make_mesh(ParallelConfig(), args.batch_size)
-        source = data.load_source(settings)
-        processes.assert_equal_across_processes({"examples": len(source)})
-        check_num_classes(replace(run.config, data=settings), source)
-        num = args.num or len(source)
-        if num > len(source):
-            raise UserError(f"num={num}: {settings.name} has {len(source)} examples in this split")
+        for metric in of_runs:
+            for workdir in listed(args.workdir):
+                print(metric.evaluate(run_evaluation(args, workdir)))
+        if of_samples:
+            measure_samples(args, of_samples)
 
-        evaluation = Evaluation(
-            run, mesh, source, settings, num, args.batch_size, args.steps, args.seed, args.out
+
+def check_options(args: Args, of_runs: list[RunMetric]) -> None:
+    """Raises UserError for numbers out of range, and unless there is something to measure."""
+    for name, (least, bits) in LIMITS.items():
+        value = getattr(args, name)
+        if not least <= value < 2**bits:
+            raise UserError(f"{name}={value}: must be at least {least} and below 2^{bits}")
+    if (args.workdir is None) == (args.samples is None):
+        raise UserError("give a run folder, as workdir=DIR, or samples=FILE, and not both")
+    if of_runs and args.workdir is None:
+        raise UserError("metrics=bpd is of a run: give workdir=DIR")
+    if args.samples is not None and args.reference is None:
+        raise UserError(
+            "samples= needs real images to compare with: reference=tfds:NAME, folder:PATH or an npz"
         )
-        for metric in metrics:
-            print(metric.evaluate(evaluation))
+
+
+def run_evaluation(args: Args, workdir: str) -> Evaluation:
+    """A run and the real images that its own metrics are of; raises UserError."""
+    run = load_run(workdir, args.checkpoint, args.ema)
+    settings = data_settings(run.config.data, args)
+    mesh = devices.make_mesh(ParallelConfig(), args.batch_size)
+    source = data.load_source(settings)
+    processes.assert_equal_across_processes({"examples": len(source)})
+    check_num_classes(replace(run.config, data=settings), source)
+    num = args.num or len(source)
+    if num > len(source):
+        raise UserError(f"num={num}: {settings.name} has {len(source)} examples in this split")
+    steps = args.steps or ""
+    return Evaluation(run, mesh, source, settings, num, args.batch_size, steps, args.seed, args.out)
+
+
+def measure_samples(args: Args, names: list[str]) -> None:
+    """Draws or reads samples, measures them, and prints and writes the table."""
+    mesh = devices.make_mesh(ParallelConfig(), args.batch_size)
+    extractor = choose_extractor(args.features, args.protocol, args.inception, mesh)
+    check_features(names, extractor.is_inception)
+    subjects = drawn_subjects(args) if args.samples is None else read_subjects(args)
+    real, known = find_reference(args, names, extractor, subjects[0])
+    rows = [sample_suite.measure_subject(each, known, extractor, names) for each in subjects]
+
+    results = sample_suite.describe(real, extractor, rows)
+    name = f"{'_'.join(names)}_{sample_suite.settings_digest(results)}"
+    out = args.out or subjects[0].folder.parent / name
+    processes.on_main_process(lambda: sample_suite.write(out, results, rows))
+    for line in sample_suite.warnings_of(rows, len(known.pool.mean)):
+        print(line)
+    print(f"{sample_suite.heading(results)}\n{sample_suite.table(rows)}\n{out / 'metrics.json'}")
+
+
+def drawn_subjects(args: Args) -> list[Subject]:
+    """Samples of each run, at each guidance scale. Raises UserError."""
+    names = {field.name for field in fields(GenerationOptions)} & set(vars(args))
+    given = {name: getattr(args, name) for name in names} | {"num": args.num or PAPER_NUM}
+    subjects = []
+    for workdir in listed(args.workdir):
+        run = load_run(workdir, args.checkpoint, args.ema)
+        plan = run.plan(GenerationOptions(**given))
+        folder = run.workdir / "evaluation"
+        batch = plan.generate(folder / "samples", progress_delay_seconds=0)
+        for i, scales in enumerate(batch.scales):
+            row = slice(i * given["num"], (i + 1) * given["num"])
+            name = " ".join(filter(None, [workdir, scales.title if len(batch.scales) > 1 else ""]))
+            labels = batch.labels[row]
+            subjects.append(
+                Subject(
+                    name,
+                    of_array(name, batch.images[row]),
+                    labels if labels.min() >= 0 else labels[:0],
+                    folder / "features",
+                )
+            )
+    return subjects
+
+
+def read_subjects(args: Args) -> list[Subject]:
+    """The samples of files or folders; raises UserError."""
+    subjects = []
+    for path in listed(args.samples):
+        images = read_samples(path)
+        folder = Path(images.name)
+        base = folder if folder.is_dir() else folder.parent
+        out = args.out or base / "evaluation"
+        subjects.append(Subject(path, images, np.empty(0, int), out / "features"))
+    return subjects
+
+
+def find_reference(
+    args: Args, names: list[str], extractor: FeatureExtractor, subject: Subject
+) -> tuple[RealImages | None, Reference]:
+    """Real images for metrics that compare with them. Raises UserError."""
+    needs = sample_suite.needs_of(names)
+    if args.reference is not None:
+        like = DataConfig(dir=args.data_dir or "")
+        real = read_reference(args.reference, like, subject.images.shape)
+    elif needs & set(Reference._fields):
+        settings = load_run(listed(args.workdir)[0]).config.data
+        images = of_data(data_settings(settings, args))
+        real = RealImages(images.name, images, {})
+    else:
+        return None, Reference()
+    known = know(real, extractor, needs)
+    if args.save_statistics is not None:
+        processes.on_main_process(partial(save_statistics, known, args.save_statistics))
+    return real, known
 
 
 def data_settings(settings: DataConfig, args: Args) -> DataConfig:
@@ -76,6 +194,11 @@ def data_settings(settings: DataConfig, args: Args) -> DataConfig:
     if args.data_dir is not None:
         settings = replace(settings, dir=args.data_dir)
     return settings
+
+
+def listed(text: str | None) -> list[str]:
+    """Paths with commas between them."""
+    return [path for path in (text or "").split(",") if path]
 
 
 if __name__ == "__main__":

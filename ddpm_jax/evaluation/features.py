@@ -1,48 +1,186 @@
-"""What a classifier sees in images: their classes, and features of them for metrics of samples."""
+"""What a network sees in images: features, and scores of classes, for metrics of samples.
 
+A feature extractor is Inception by one of the protocols, a classifier that we trained, or a
+function of the user's.
+"""
+
+import importlib
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ddpm_jax.config import Config
+from ddpm_jax.config import Config, data_shape
 from ddpm_jax.data.model_range import to_model_range
+from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation.images import ImageSet
+from ddpm_jax.generation import load_run
 from ddpm_jax.models import Params, build_features, build_network
-from ddpm_jax.runtime.devices import batch_sharding
+from ddpm_jax.runs.digest import sha256
+from ddpm_jax.runs.partial_results import read_partial_together, save_partial
+from ddpm_jax.runtime.devices import shard_global_batch, to_host
+from ddpm_jax.runtime.processes import on_main_process
 
 BATCH_SIZE = 64
+CHUNK = 512  # images whose features go into one file
+
+Arrays = dict[str, Any]
 
 
 class Features(NamedTuple):
-    """The likeliest class of each image, int [N], and its features, float32 [N, F]."""
+    """What is seen in N images; what an extractor does not give has no columns."""
 
-    classes: np.ndarray
-    features: np.ndarray
+    pool: np.ndarray  # float32 [N, F]
+    logits: np.ndarray  # float32 [N, C], scores of classes
+    spatial: np.ndarray  # float32 [N, S], of sFID
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The likeliest class of each image, int [N]."""
+        return self.logits.argmax(axis=1)
 
 
-FeatureExtractor = Callable[[np.ndarray], Features]  # of images, uint8 [N, H, W, C]
+class FeatureExtractor(NamedTuple):
+    """A function of images, and what it is called.
+
+    Attributes:
+      name: for people, as in "inception, protocol adm".
+      digest: differs where the features may differ.
+      extract: uint8 [B, H, W, C] -> Features.
+      shape: of the images that it takes, [H, W, C]; None for any.
+      is_inception: True if its distances are called FID, sFID and KID.
+    """
+
+    name: str
+    digest: str
+    extract: Callable[[np.ndarray], Features]
+    shape: tuple[int, ...] | None = None
+    is_inception: bool = False
 
 
-def make_feature_extractor(config: Config, params: Params, mesh: Mesh) -> FeatureExtractor:
-    """The classifier of a run as a feature extractor; it sees clean images, at t = 0."""
+def choose_extractor(
+    text: str, protocol: str, inception: Path | None, mesh: Mesh
+) -> FeatureExtractor:
+    """The extractor `inception`, `classifier:DIR` or `module:function`; raises UserError."""
+    if text == "inception":
+        raise UserError("features=inception: not yet")
+    kind, _, rest = text.partition(":")
+    if kind == "classifier":
+        run = load_run(rest)
+        if run.config.model.kind != "classifier":
+            raise UserError(f"features={text}: {rest} is not the run of a classifier")
+        weights = run.load_weights(mesh)
+        name = f"the classifier {rest}, step {weights.step}"
+        return classifier_extractor(name, run.config, weights.items["ema"], mesh)
+    if not rest:
+        raise UserError(
+            f"features={text}: must be inception, classifier:DIR or a function module:function"
+        )
+    return function_extractor(text)
+
+
+def classifier_extractor(name: str, config: Config, params: Params, mesh: Mesh) -> FeatureExtractor:
+    """The classifier of a run; it sees clean images, at t = 0."""
     logits_of, features_of = build_network(config).apply, build_features(config).apply
-    size = -(-BATCH_SIZE // mesh.devices.size) * mesh.devices.size
 
-    @jax.jit
-    def classify(params: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def program(params: Params, images: jax.Array) -> Arrays:
         x, t = to_model_range(images), jnp.zeros(len(images))
-        return logits_of(params, x, t).argmax(axis=-1), features_of(params, x, t)
+        return {"pool": features_of(params, x, t), "logits": logits_of(params, x, t)}
+
+    digest = sha256([str(config.model), params])[:16]
+    extract = in_batches(program, params, mesh)
+    return FeatureExtractor(name, digest, extract, data_shape(config))
+
+
+def function_extractor(text: str) -> FeatureExtractor:
+    """A function `module:function`, uint8 images [B, H, W, C] -> features [B, F].
+
+    Raises UserError if there is no such function, or it returns something else.
+    """
+    module, _, name = text.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"features={text}: {error}") from error
+
+    def extract(images: np.ndarray) -> Features:
+        batches = [images[i : i + BATCH_SIZE] for i in range(0, len(images), BATCH_SIZE)]
+        found = [np.asarray(function(batch), np.float32) for batch in batches]
+        for batch, pool in zip(batches, found, strict=True):
+            if pool.ndim != 2 or len(pool) != len(batch):
+                raise UserError(
+                    f"features={text}: it returned an array {list(pool.shape)} for {len(batch)} "
+                    "images; it must be [images, features]"
+                )
+        return _features({"pool": np.concatenate(found)})
+
+    source = Path(getattr(importlib.import_module(module), "__file__", None) or __file__)
+    return FeatureExtractor(text, sha256([text, source.read_text()])[:16], extract)
+
+
+def in_batches(
+    program: Callable[[Params, jax.Array], Arrays], params: Params, mesh: Mesh
+) -> Callable[[np.ndarray], Features]:
+    """`extract(images)`: a program over all devices, jitted, on batches of one size."""
+    jitted = jax.jit(program)
+    size = -(-BATCH_SIZE // mesh.devices.size) * mesh.devices.size
 
     def extract(images: np.ndarray) -> Features:
         found = []
         for start in range(0, len(images), size):
             few = images[start : start + size]
-            batch = jax.device_put(np.resize(few, (size, *few.shape[1:])), batch_sharding(mesh))
-            found.append(jax.device_get(classify(params, batch)))
-        classes, features = (np.concatenate(of) for of in zip(*found, strict=True))
-        return Features(classes[: len(images)], features[: len(images)])
+            batch = shard_global_batch(np.resize(few, (size, *few.shape[1:])), mesh)
+            arrays = to_host(jitted(params, batch))
+            found.append({name: array[: len(few)] for name, array in arrays.items()})
+        return _features({name: np.concatenate([e[name] for e in found]) for name in found[0]})
 
     return extract
+
+
+def _features(arrays: Arrays) -> Features:
+    nothing = np.empty((len(arrays["pool"]), 0), np.float32)
+    return Features(*(arrays.get(name, nothing) for name in Features._fields))
+
+
+def features_of(
+    images: ImageSet,
+    extractor: FeatureExtractor,
+    folder: Path | None = None,
+    on_progress: Callable[[float], None] | None = None,
+) -> Features:
+    """The features of a set of images, in its order.
+
+    With a `folder`, each chunk of images leaves a file there, and is read from it if an earlier
+    call was stopped. `on_progress(n)` is called when n more images are done. Raises UserError if
+    the features are not finite.
+    """
+    if extractor.shape not in (None, images.shape):
+        raise UserError(
+            f"{images.name} has images of {_text(images.shape)}, and {extractor.name} takes "
+            f"{_text(extractor.shape or ())}"
+        )
+    found, first = [], 0
+    for batch in images.batches(CHUNK):
+        path = folder and folder / f"{first:08d}_{len(batch)}.npz"
+        arrays = path and read_partial_together(path, Features._fields)
+        if not arrays:
+            arrays = extractor.extract(batch)._asdict()
+            if path:
+                on_main_process(partial(save_partial, path, arrays))
+        if not np.isfinite(arrays["pool"]).all():
+            wrong = first + int(np.argmin(np.isfinite(arrays["pool"]).all(axis=1)))
+            raise UserError(f"the features of image {wrong} of {images.name} are not finite")
+        found.append(Features(**arrays))
+        first += len(batch)
+        if on_progress:
+            on_progress(len(batch))
+    return Features._make(np.concatenate(of) for of in zip(*found, strict=True))
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

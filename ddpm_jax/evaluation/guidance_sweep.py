@@ -23,8 +23,10 @@ from ddpm_jax.config.option_names import naming_options
 from ddpm_jax.data import check_num_classes
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import sweep_report
-from ddpm_jax.evaluation.features import FeatureExtractor, make_feature_extractor
-from ddpm_jax.evaluation.metrics import SampleMetrics, measure
+from ddpm_jax.evaluation.features import FeatureExtractor, Features, classifier_extractor
+from ddpm_jax.evaluation.metrics import Reference, Samples, measure
+from ddpm_jax.evaluation.statistics import fit
+from ddpm_jax.evaluation.sweep_report import SWEEP_METRICS, SampleMetrics
 from ddpm_jax.generation import GenerationOptions, Run, load_run, output_folder
 from ddpm_jax.generation.guidance_options import read_classifier
 from ddpm_jax.generation.run import Plan
@@ -58,9 +60,9 @@ class Args:
 
 
 class RealImages(NamedTuple):
-    """Features of real images, and the metrics of other real images measured as samples."""
+    """What samples are compared with, and the metrics of other real images measured as samples."""
 
-    features: np.ndarray
+    reference: Reference
     metrics: SampleMetrics
 
 
@@ -73,11 +75,11 @@ def main() -> None:
         classifier = read_feature_classifier(args, run.config)
         devices.use_every_core()
         plans[0].identities()
-        extract = load_extractor(args.judge, plans[0])
+        extractor = load_extractor(args.judge, plans[0])
         settings = run.config.data
         if args.data_dir is not None:
             settings = replace(settings, dir=args.data_dir)
-        real = measure_real_images(classifier, settings, extract, args.num)
+        real = measure_real_images(classifier, settings, extractor, args.num)
 
         # A row of samples for each scale, length by length; the table grows with them
         out = args.out or run.workdir / "sweep"
@@ -85,7 +87,7 @@ def main() -> None:
         rows: list[sweep_report.Row] = []
         for plan in plans:
             draw_missing(plan, out)
-            rows += measure_length(plan, out, extract, real.features)
+            rows += measure_length(plan, out, extractor, real.reference)
             sweep_report.write(rows, real.metrics, args.num, out)
     print(f"{(out / 'sweep.md').read_text()}\n{out / 'sweep.png'}")
 
@@ -123,13 +125,12 @@ def read_feature_classifier(args: Args, model: Config) -> Config:
 
 def load_extractor(folder: Path, plan: Plan) -> FeatureExtractor:
     classifier, mesh = load_run(folder), plan.models[0].mesh
-    return make_feature_extractor(
-        classifier.config, classifier.load_weights(mesh).items["ema"], mesh
-    )
+    weights = classifier.load_weights(mesh).items["ema"]
+    return classifier_extractor(str(folder), classifier.config, weights, mesh)
 
 
 def measure_real_images(
-    classifier: Config, settings: DataConfig, extract: FeatureExtractor, num: int
+    classifier: Config, settings: DataConfig, extractor: FeatureExtractor, num: int
 ) -> RealImages:
     """Measures `num` random images, or half of all, against up to MAX_REAL others."""
     source = data.load_source(settings)
@@ -137,8 +138,15 @@ def measure_real_images(
     order = np.random.default_rng(0).permutation(len(source))[: num + MAX_REAL]
     images, labels = data.first_images(data.subset(source, order), settings, len(order))
     few = min(num, len(order) // 2)
-    reference = extract(images[few:]).features
-    return RealImages(reference, measure(extract(images[:few]), labels[:few], reference))
+    features = extractor.extract(images[few:]).pool
+    reference = Reference(fit(features), features=features)
+    return RealImages(reference, measured(extractor.extract(images[:few]), labels[:few], reference))
+
+
+def measured(features: Features, labels: np.ndarray, reference: Reference) -> SampleMetrics:
+    """The metrics of a sweep, without their standard errors."""
+    found = measure(Samples(features, reference, labels), SWEEP_METRICS)
+    return {name: estimate.value for name, estimate in found.items()}
 
 
 def settings_of(plan: Plan, args: Args) -> dict[str, Any]:
@@ -180,12 +188,13 @@ def draw_missing(plan: Plan, out: Path) -> None:
 
 
 def measure_length(
-    plan: Plan, out: Path, extract: FeatureExtractor, real: np.ndarray
+    plan: Plan, out: Path, extractor: FeatureExtractor, reference: Reference
 ) -> list[sweep_report.Row]:
     """A row of the table for each scale: its settings and its metrics."""
     steps, (labels,) = plan.models[0].config.sample.steps, plan.labels
     return [
-        {"steps": steps, **scales._asdict()} | measure(extract(read_samples(folder)), labels, real)
+        {"steps": steps, **scales._asdict()}
+        | measured(extractor.extract(read_samples(folder)), labels, reference)
         for scales, folder in folders_of(plan, out).items()
     ]
 

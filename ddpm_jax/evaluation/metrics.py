@@ -1,71 +1,130 @@
 """Metrics of samples, by features of them and of real images: one table, METRICS.
 
-Another metric is a function here and a row of the table; the columns and pictures of the guidance
-sweep follow.
+Another metric is a function here and a row of the table; the columns and pictures of evaluate.py
+and of the guidance sweep follow.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import numpy as np
 
-from ddpm_jax.evaluation import distances
+from ddpm_jax.evaluation import inception_score, kernel_distance, precision_recall
 from ddpm_jax.evaluation.features import Features
+from ddpm_jax.evaluation.frechet import frechet_distance, standard_error
+from ddpm_jax.evaluation.statistics import NOTHING, Statistics, fit
 
-SampleMetrics = dict[str, float]  # by the names in METRICS
+SUBSET_SIZE = kernel_distance.SUBSET_SIZE
+
+
+class Reference(NamedTuple):
+    """What is known of real images; nothing of what no chosen metric needs."""
+
+    pool: Statistics = NOTHING
+    spatial: Statistics = NOTHING
+    features: np.ndarray = np.empty((0, 0), np.float32)  # [M, F]
 
 
 class Samples(NamedTuple):
     """Samples as a metric sees them, beside real images."""
 
     features: Features
-    labels: np.ndarray  # int [N], the classes asked for
-    real: np.ndarray  # float [M, F], features of real images
+    real: Reference
+    labels: np.ndarray = np.empty(0, int)  # [N], the classes asked for; none are known
+
+
+class Estimate(NamedTuple):
+    """A number, and the standard error due to the choice of the samples; NaN if unknown."""
+
+    value: float
+    standard_error: float = math.nan
 
 
 class Metric(NamedTuple):
-    """A function of samples, and its title in pictures."""
+    """A function of samples, its title in pictures, and what it needs.
 
-    measure: Callable[[Samples], float]
+    Attributes:
+      measure: samples -> an estimate.
+      needs: names of fields of `Samples`, `Features` or `Reference` besides the pool features.
+      inception: True if the name is that of features of Inception; False if other features only
+        are meant; None for either.
+    """
+
+    measure: Callable[[Samples], Estimate]
     title: str
+    needs: Collection[str] = ()
+    inception: bool | None = None
 
 
-def accuracy(samples: Samples) -> float:
+def accuracy(samples: Samples) -> Estimate:
     """Share of samples in which the classifier sees the class asked for."""
-    return float((samples.features.classes == samples.labels).mean())
+    return _share(float((samples.features.classes == samples.labels).mean()), len(samples.labels))
 
 
-def precision(samples: Samples) -> float:
-    """The share of samples among the real images, with equal numbers of both."""
-    found, real = _same_number(samples)
-    return distances.share_among(real, found)
+def precision(samples: Samples) -> Estimate:
+    """The share of samples among the real images."""
+    real, found = samples.real.features, samples.features.pool
+    return _share(precision_recall.share_among(real, found), len(found))
 
 
-def recall(samples: Samples) -> float:
-    """The share of real images among the samples, with equal numbers of both."""
-    found, real = _same_number(samples)
-    return distances.share_among(found, real)
+def recall(samples: Samples) -> Estimate:
+    """The share of real images among the samples."""
+    real, found = samples.real.features, samples.features.pool
+    return _share(precision_recall.share_among(found, real), len(real))
 
 
-def frechet(samples: Samples) -> float:
-    """Distance of the samples' features to those of real images."""
-    return distances.frechet_distance(samples.features.features, samples.real)
+def frechet(samples: Samples) -> Estimate:
+    """The Frechet distance of the features to those of real images: FID with Inception."""
+    return _frechet(samples.features.pool, samples.real.pool)
+
+
+def spatial_frechet(samples: Samples) -> Estimate:
+    """The same of features that know where things are (Nash et al. 2021): sFID."""
+    return _frechet(samples.features.spatial, samples.real.spatial)
+
+
+def kernel(samples: Samples) -> Estimate:
+    """The kernel distance to real images: KID with Inception."""
+    real, found = samples.real.features, samples.features.pool
+    size = min(SUBSET_SIZE, len(real), len(found))
+    values = kernel_distance.kernel_distances(found, real, subset_size=size)
+    # The variance of an MMD falls as 1 / N, and the subsets share their images.
+    return Estimate(float(values.mean()), float(values.std() * math.sqrt(size / len(found))))
+
+
+def score(samples: Samples) -> Estimate:
+    """The Inception Score, in splits of 5,000 as ADM's evaluator."""
+    logits = samples.features.logits
+    bounds = inception_score.consecutive_splits(len(logits))
+    value = float(inception_score.inception_scores(logits, bounds).mean())
+    # To first order an image moves log(score) by its own divergence over N.
+    spread = inception_score.divergences(logits).std() / math.sqrt(len(logits))
+    return Estimate(value, float(value * spread))
+
+
+def _frechet(features: np.ndarray, real: Statistics) -> Estimate:
+    found = fit(features)
+    return Estimate(frechet_distance(found, real), standard_error(features, found, real))
+
+
+def _share(value: float, num: int) -> Estimate:
+    return Estimate(value, math.sqrt(value * (1 - value) / num))
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric(accuracy, "accuracy: the class asked for"),
-    "precision": Metric(precision, "precision: looks real"),
-    "recall": Metric(recall, "recall: the variety of the real"),
-    "frechet": Metric(frechet, "Frechet distance (less is better)"),
+    "fid": Metric(frechet, "FID (less is better)", ["pool"], inception=True),
+    "sfid": Metric(spatial_frechet, "sFID (less is better)", ["spatial"], inception=True),
+    "is": Metric(score, "Inception Score", ["logits"], inception=True),
+    "kid": Metric(kernel, "KID (less is better)", ["features"], inception=True),
+    "accuracy": Metric(accuracy, "accuracy: the class asked for", ["labels"], inception=False),
+    "precision": Metric(precision, "precision: looks real", ["features"]),
+    "recall": Metric(recall, "recall: the variety of the real", ["features"]),
+    "frechet": Metric(frechet, "Frechet distance (less is better)", ["pool"], inception=False),
+    "kernel": Metric(kernel, "kernel distance (less is better)", ["features"], inception=False),
 }
 
 
-def measure(features: Features, labels: np.ndarray, real: np.ndarray) -> SampleMetrics:
-    """Every metric of samples drawn for the labels int [N]; `real` are features of real images."""
-    samples = Samples(features, labels, real)
-    return {name: metric.measure(samples) for name, metric in METRICS.items()}
-
-
-def _same_number(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
-    size = min(len(samples.real), len(samples.features.features))
-    return samples.features.features[:size], samples.real[:size]
+def measure(samples: Samples, names: Collection[str]) -> dict[str, Estimate]:
+    """The metrics of these names in METRICS."""
+    return {name: METRICS[name].measure(samples) for name in names}

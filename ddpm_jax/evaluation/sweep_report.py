@@ -1,6 +1,6 @@
 """A guidance sweep as files: sweep.json, the table sweep.md and the picture sweep.png.
 
-Their metrics are those of `metrics.METRICS`.
+Their metrics are those of `metrics.METRICS` that features of a classifier have.
 """
 
 import json
@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax.evaluation.metrics import METRICS, SampleMetrics
+from ddpm_jax.evaluation.metrics import METRICS
 from ddpm_jax.generation.sample_batch import Scales
 from ddpm_jax.runtime.files import replacing
 from ddpm_jax.visualization.plots import save_sweep
 
+SampleMetrics = dict[str, float]  # by the names in SWEEP_METRICS
 Row = dict[str, Any]  # of the table: its `steps`, its scales and its metrics
+
+SWEEP_METRICS = [name for name, metric in METRICS.items() if not metric.inception]
 
 
 def write(rows: Sequence[Row], real: SampleMetrics, num: int, out: Path) -> None:
@@ -22,18 +25,17 @@ def write(rows: Sequence[Row], real: SampleMetrics, num: int, out: Path) -> None
         temporary.write_text(json.dumps({"rows": rows, "real": real}, indent=2) + "\n")
     with replacing(out / "sweep.md") as temporary:
         temporary.write_text(f"{num} samples in each row\n\n{table(rows, real)}\n")
-    titles = {name: metric.title for name, metric in METRICS.items()}
+    titles = {name: METRICS[name].title for name in SWEEP_METRICS}
     save_sweep(points(rows), real, titles, out / "sweep.png")
 
 
 def table(rows: Sequence[Row], real: SampleMetrics) -> str:
     """A Markdown table, whose last row is that of real images."""
-    columns = ["steps", *Scales._fields, *METRICS]
+    columns = ["steps", *Scales._fields, *SWEEP_METRICS]
     lines = [columns, ["-"] * len(columns)]
     lines += [[_shown(row[name]) for name in columns] for row in rows]
-    lines += [
-        ["real images", *[""] * len(Scales._fields), *(_shown(real[name]) for name in METRICS)]
-    ]
+    last = [_shown(real[name]) for name in SWEEP_METRICS]
+    lines += [["real images", *[""] * len(Scales._fields), *last]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

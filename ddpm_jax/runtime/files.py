@@ -16,6 +16,13 @@ def expanded(path: str | Path) -> Path:
         raise UserError(f"{path}: there is no such home folder; give the whole path") from error
 
 
+def cache_folder() -> Path:
+    """Where files that can be made or fetched again are kept: $DDPM_JAX_CACHE, or ~/.cache."""
+    if own := os.environ.get("DDPM_JAX_CACHE"):
+        return expanded(own)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "ddpm_jax"
+
+
 @contextmanager
 def replacing(path: str | Path, synced: bool = True) -> Iterator[Path]:
     """Yields a temporary file beside `path`, and renames it to `path` once the block succeeds.

@@ -13,8 +13,9 @@ from PIL import Image
 import sample
 from ddpm_jax.config import ParallelConfig, serialization
 from ddpm_jax.evaluation import guidance_sweep
-from ddpm_jax.evaluation.distances import frechet_distance
-from ddpm_jax.evaluation.features import make_feature_extractor
+from ddpm_jax.evaluation.features import classifier_extractor
+from ddpm_jax.evaluation.frechet import frechet_distance
+from ddpm_jax.evaluation.statistics import fit
 from ddpm_jax.models import build_features, build_network
 from ddpm_jax.runs.weights import load_weights
 from ddpm_jax.runtime.devices import make_mesh
@@ -76,13 +77,14 @@ def test_its_samples_are_those_of_sample_py_and_its_numbers_those_of_the_judge(
     x = jnp.asarray(files["arr_0"].astype(np.float32) / 127.5 - 1)
     seen = network.apply(params, x, jnp.zeros(20)).argmax(-1)
     assert found["rows"][3]["accuracy"] == pytest.approx((seen == np.arange(20) % 10).mean())
-    judged = make_feature_extractor(config, params, mesh)(files["arr_0"])
+    judged = classifier_extractor("judge", config, params, mesh).extract(files["arr_0"])
     np.testing.assert_array_equal(judged.classes, seen)
     features = build_features(config).apply(params, x, jnp.zeros(20))
-    np.testing.assert_allclose(judged.features, features, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(judged.pool, features, rtol=1e-4, atol=1e-4)
     assert found["rows"][3]["frechet"] > 0 < found["real"]["frechet"]
     assert found["rows"][2]["frechet"] > found["real"]["frechet"]
-    assert frechet_distance(judged.features, judged.features) == pytest.approx(0, abs=1e-3)
+    own = fit(judged.pool)
+    assert frechet_distance(own, own) == pytest.approx(0, abs=1e-3)
 
     table = (tmp_path / "sweep" / "sweep.md").read_text()
     assert table.count("\n| ") == 7 and "| real images |" in table

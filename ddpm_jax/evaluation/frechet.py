@@ -1,0 +1,85 @@
+"""The Frechet distance between Gaussians: FID, and sFID on spatial features.
+
+|mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)), Heusel et al. 2017. The evaluators take the root of the
+matrix A B, which takes minutes and fails for some singular covariances. Only its trace is needed,
+and that follows from eigenvalues: those of A B are those of B^(1/2) A B^(1/2), which is symmetric.
+"""
+
+import warnings
+
+import numpy as np
+import scipy.linalg
+
+from ddpm_jax.evaluation.statistics import Statistics
+
+EPS = 1e-6  # what the evaluators add to both diagonals where their root is not finite
+
+
+def frechet_distance(a: Statistics, b: Statistics) -> float:
+    """The Frechet distance; it falls as 1/N towards its value for infinitely many images.
+
+    Raises ValueError for covariances of other sizes, or with negative eigenvalues.
+    """
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(f"features of {len(a.mean)} and of {len(b.mean)} numbers")
+    shift = a.mean - b.mean
+    root = trace_of_root(a.cov, b.cov)
+    return float(shift @ shift + np.trace(a.cov) + np.trace(b.cov) - 2 * root)
+
+
+def trace_of_root(a: np.ndarray, b: np.ndarray) -> float:
+    """tr (A B)^(1/2) of two covariances [F, F]."""
+    if not (_symmetric(a) and _symmetric(b)):
+        return _trace_of_general_root(a, b)
+    root = root_of(b)
+    values = np.linalg.eigvalsh(root @ a @ root)
+    return float(np.sqrt(_without_rounding(values)).sum())
+
+
+def root_of(cov: np.ndarray) -> np.ndarray:
+    """The symmetric square root of a covariance [F, F]; it may be singular."""
+    values, vectors = np.linalg.eigh(cov)
+    return (vectors * np.sqrt(_without_rounding(values))) @ vectors.T
+
+
+def standard_error(features: np.ndarray, samples: Statistics, reference: Statistics) -> float:
+    """The standard error of the distance, due to the choice of the samples.
+
+    To first order a sample x moves the distance by psi(x) / N, with
+    psi(x) = 2 (mu - mu_r) (x - mu) + (x - mu)^T (I - T) (x - mu) and
+    T = R (R A R)^(-1/2) R, R = B^(1/2). The standard deviation of psi over sqrt(N) is what a
+    bootstrap estimates, without its hundreds of matrix roots.
+    """
+    root = root_of(reference.cov)
+    values, vectors = np.linalg.eigh(root @ samples.cov @ root)
+    kept = _without_rounding(values) > 0
+    scaled = root @ vectors[:, kept] * values[kept] ** -0.25
+    shift = 2 * (samples.mean - reference.mean)
+    psi = np.empty(len(features))
+    for start in range(0, len(features), 4096):
+        x = features[start : start + 4096] - samples.mean
+        psi[start : start + 4096] = x @ shift + (x * x).sum(1) - ((x @ scaled) ** 2).sum(1)
+    return float(psi.std() / np.sqrt(len(features)))
+
+
+def _symmetric(matrix: np.ndarray) -> bool:
+    return np.allclose(matrix, matrix.T, rtol=1e-6, atol=1e-9 * abs(matrix).max(initial=0))
+
+
+def _without_rounding(values: np.ndarray) -> np.ndarray:
+    """Eigenvalues of a covariance, with 0 for what is rounding; raises ValueError below that."""
+    largest = abs(values).max(initial=0)
+    if values.min(initial=0) < -1e-3 * largest:
+        raise ValueError("a covariance has negative eigenvalues")
+    return np.where(values > len(values) * np.finfo(float).eps * largest, values, 0)
+
+
+def _trace_of_general_root(a: np.ndarray, b: np.ndarray) -> float:
+    """As the evaluators do it, for matrices in a file that are no covariances."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", scipy.linalg.LinAlgWarning)  # of a singular product
+        root = scipy.linalg.sqrtm(a @ b)
+    if not np.isfinite(root).all():
+        shift = EPS * np.eye(len(a))
+        root = scipy.linalg.sqrtm((a + shift) @ (b + shift))
+    return float(np.trace(root).real)

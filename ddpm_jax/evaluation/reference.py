@@ -1,0 +1,116 @@
+"""Real images to compare samples with, and what is known of them: features and statistics.
+
+Statistics are kept in the cache folder, under a digest of the images and of the network that sees
+them. The second run takes seconds.
+"""
+
+import shutil
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ddpm_jax.config import DataConfig
+from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation.features import FeatureExtractor, features_of
+from ddpm_jax.evaluation.images import ImageSet, named_data, of_array, of_data, read_arrays
+from ddpm_jax.evaluation.metrics import Reference
+from ddpm_jax.evaluation.statistics import Statistics, fit
+from ddpm_jax.runs.partial_results import read_partial_together, save_partial
+from ddpm_jax.runtime import signals
+from ddpm_jax.runtime.files import cache_folder, expanded
+from ddpm_jax.runtime.processes import on_main_process
+from ddpm_jax.runtime.progress import progress
+
+# In the evaluators' files, and in ours.
+NAMES = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
+
+
+class RealImages(NamedTuple):
+    """Images, or statistics that a file gives instead, or both as in ADM's reference batches."""
+
+    name: str
+    images: ImageSet | None
+    given: dict[str, Statistics]  # of the "pool" and "spatial" features
+
+
+def read_reference(
+    text: str, like: DataConfig, shape: tuple[int, int, int], data_dir: str | None = None
+) -> RealImages:
+    """`tfds:NAME[:SPLIT]`, `folder:PATH`, or an npz file of images, of statistics or of both.
+
+    A data set is cropped and resized to `shape` as for training, by the settings `like`. Raises
+    UserError.
+    """
+    if text.partition(":")[0] in ("tfds", "folder", "digits"):
+        settings = named_data(text, like, shape)
+        return RealImages(text, of_data(settings), {})
+    path = expanded(text)
+    file = path / "samples.npz" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(
+            f"reference={text}: no such file; it must be tfds:NAME[:SPLIT], folder:PATH or an npz "
+            "of images (arr_0) or of statistics (mu, sigma)"
+        )
+    names = ("arr_0", *(name for pair in NAMES.values() for name in pair))
+    arrays = read_arrays(file, names, all_of_them=False)
+    given = {
+        kind: Statistics(arrays[mean].astype(float), arrays[cov].astype(float))
+        for kind, (mean, cov) in NAMES.items()
+        if mean in arrays and cov in arrays
+    }
+    images = of_array(str(file), arrays["arr_0"]) if "arr_0" in arrays else None
+    if images is None and not given:
+        raise UserError(f"{file} has no images (arr_0) and no statistics (mu, sigma)")
+    return RealImages(str(file), images, given)
+
+
+def know(real: RealImages, extractor: FeatureExtractor, needs: Collection[str]) -> Reference:
+    """The features and statistics of real images that metrics need. Raises UserError."""
+    missing = set(needs) & set(Reference._fields) - set(real.given)
+    if not missing:
+        return _with_given(Reference(), real)
+    if real.images is None:
+        raise UserError(
+            f"reference={real.name} has no {' and no '.join(sorted(missing))} of real images, "
+            "which these metrics need; give images, or fewer metrics"
+        )
+    return _with_given(_known_of_images(real.images, extractor, missing), real)
+
+
+def _with_given(known: Reference, real: RealImages) -> Reference:
+    return known._replace(
+        pool=real.given.get("pool", known.pool), spatial=real.given.get("spatial", known.spatial)
+    )
+
+
+def _known_of_images(
+    images: ImageSet, extractor: FeatureExtractor, wanted: Collection[str]
+) -> Reference:
+    file = cache_folder() / "statistics" / f"{images.digest()}_{extractor.digest}.npz"
+    names = [name for kind in ("pool", "spatial") for name in NAMES[kind]]
+    if "features" in wanted:
+        names.append("features")
+    arrays = read_partial_together(file, names)
+    if arrays is None:
+        chunks = file.with_suffix("")
+        with progress(images.num, 0, "image", f"features of {images.name}", 3) as bar:
+            found = features_of(images, extractor, chunks, signals.with_stop_check(bar.update))
+        pool, spatial = fit(found.pool), fit(found.spatial)
+        values = pool.mean, pool.cov, spatial.mean, spatial.cov, found.pool
+        arrays = dict(zip(names, values, strict=False))
+        on_main_process(partial(save_partial, file, arrays))
+        on_main_process(partial(shutil.rmtree, chunks, ignore_errors=True))
+    pool, spatial = (Statistics(arrays[m], arrays[c], images.num) for m, c in NAMES.values())
+    return Reference(pool, spatial, arrays.get("features", Reference().features))
+
+
+def save_statistics(known: Reference, file: Path) -> None:
+    """Writes statistics in the format of the evaluators."""
+    arrays: dict[str, np.ndarray] = {}
+    for statistics, (mean, cov) in zip((known.pool, known.spatial), NAMES.values(), strict=True):
+        if statistics.mean.size:
+            arrays |= {mean: statistics.mean, cov: statistics.cov}
+    save_partial(file, arrays)

@@ -27,7 +27,7 @@ from ddpm_jax.runs.folder import run_folder
 from ddpm_jax.runtime import devices, processes
 from ddpm_jax.runtime.script import run_script
 from ddpm_jax.training.dry_run import report
-from ddpm_jax.training.evaluators import picture_evaluator, validation_evaluator
+from ddpm_jax.training.evaluators import metrics_evaluator, picture_evaluator, validation_evaluator
 from ddpm_jax.training.loop import Run, train_loop
 from ddpm_jax.training.restore import restore
 from ddpm_jax.training.state import make_optimizer, new_state
@@ -73,6 +73,7 @@ def main() -> None:
     # Evaluators
     evaluators = [
         validation_evaluator(config, diffusion, network, mesh, held_out),  # before the save
+        metrics_evaluator(config, network, mesh, workdir),  # so too: it says which to keep
         picture_evaluator(config, network, mesh, source, workdir / "samples"),  # after it
     ]
 

@@ -155,6 +155,17 @@ class SampleConfig:
 
 
 @dataclass(frozen=True)
+class EvaluateConfig:
+    """What training measures of samples as it goes, by which it keeps the best checkpoint."""
+
+    every_steps: Count = 0  # draw and measure so often; 0: never
+    num: Positive = 5000  # samples from the averaged weights
+    metrics: str = "fid"  # as evaluate.py --metrics; the checkpoint best by the first one is kept
+    features: str = "inception"  # or classifier:DIR, or module:function
+    protocol: str = "adm"  # of Inception, as evaluate.py --protocol
+
+
+@dataclass(frozen=True)
 class ParallelConfig:
     """The mesh of devices."""
 
@@ -178,6 +189,7 @@ class Config:
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
 

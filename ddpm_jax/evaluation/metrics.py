@@ -47,6 +47,7 @@ class Metric(NamedTuple):
     Attributes:
       measure: samples -> an estimate.
       needs: names of fields of `Samples`, `Features` or `Reference` besides the pool features.
+      more_is_better: True for a score, False for a distance.
       inception: True if the name is that of features of Inception; False if other features only
         are meant; None for either.
     """
@@ -55,6 +56,7 @@ class Metric(NamedTuple):
     title: str
     needs: Collection[str] = ()
     inception: bool | None = None
+    more_is_better: bool = False
 
 
 def accuracy(samples: Samples) -> Estimate:
@@ -115,11 +117,11 @@ def _share(value: float, num: int) -> Estimate:
 METRICS: dict[str, Metric] = {
     "fid": Metric(frechet, "FID (less is better)", ["pool"], inception=True),
     "sfid": Metric(spatial_frechet, "sFID (less is better)", ["spatial"], inception=True),
-    "is": Metric(score, "Inception Score", ["logits"], inception=True),
+    "is": Metric(score, "Inception Score", ["logits"], inception=True, more_is_better=True),
     "kid": Metric(kernel, "KID (less is better)", ["features"], inception=True),
-    "accuracy": Metric(accuracy, "accuracy: the class asked for", ["labels"], inception=False),
-    "precision": Metric(precision, "precision: looks real", ["features"]),
-    "recall": Metric(recall, "recall: the variety of the real", ["features"]),
+    "accuracy": Metric(accuracy, "accuracy: the class asked for", ["labels"], False, True),
+    "precision": Metric(precision, "precision: looks real", ["features"], more_is_better=True),
+    "recall": Metric(recall, "recall: the variety of the real", ["features"], more_is_better=True),
     "frechet": Metric(frechet, "Frechet distance (less is better)", ["pool"], inception=False),
     "kernel": Metric(kernel, "kernel distance (less is better)", ["features"], inception=False),
 }

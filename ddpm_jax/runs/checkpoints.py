@@ -3,8 +3,8 @@
 A checkpoint holds the items `state` (parameters, optimizer, step), `ema` (the averaged weights, all
 that sampling needs), one like `ema_0.999` for each further average, and `config`. Orbax writes to a
 temporary folder and renames it, so every checkpoint was written whole. It does not notice a bit
-that flips later; the CRC-32 of each file does. A run that validates saves a checkpoint with its
-held-out loss whenever that is the lowest so far. The best one is kept, and sampling uses it.
+that flips later; the CRC-32 of each file does. A run that validates or measures its samples saves a
+checkpoint with its score whenever that is the best so far. It is kept, and sampling uses it.
 
 Several processes share the folder. The main process decides which checkpoint all of them read.
 
@@ -27,7 +27,7 @@ from orbax.checkpoint import v1 as ocp
 
 from ddpm_jax.errors import RunError, UserError
 from ddpm_jax.runs.checksums import check_files, write_checksums
-from ddpm_jax.runs.saved_steps import IMPORTED, LOSS, best_last, saved_steps
+from ddpm_jax.runs.saved_steps import IMPORTED, SCORE, best_last, saved_steps
 from ddpm_jax.runtime import processes, signals
 
 logger = logging.getLogger("ddpm_jax")
@@ -40,7 +40,7 @@ WRITE_BYTES = 2**28
 
 
 class Checkpoints:
-    """The newest `keep` checkpoints of a run, and the one with the lowest held-out loss.
+    """The newest `keep` checkpoints of a run, and the one with the lowest score.
 
     A context manager: leaving it waits for pending saves. `saved` is the last step whose save has
     started and not failed.
@@ -62,7 +62,7 @@ class Checkpoints:
     def _open(self) -> ocp.training.Checkpointer:
         policies = ocp.training.preservation_policies
         best = policies.BestN(
-            get_metric_fn=lambda metrics: metrics[LOSS],
+            get_metric_fn=lambda metrics: metrics[SCORE],
             reverse=True,
             n=1,
             keep_checkpoints_without_metrics=False,
@@ -95,14 +95,15 @@ class Checkpoints:
         finally:
             self._thread.shutdown()
 
-    def save(self, step: int, state: Any, config: str, held_out_loss: float | None = None) -> None:
+    def save(self, step: int, state: Any, config: str, score: float | None = None) -> None:
         """Starts to write; returns once the arrays are copied, so that the caller may donate them.
 
         `state` is a NamedTuple. Its field `ema`, and each average in `extra_ema` (by decay), if it
-        has that field, becomes a separate item. The checkpoint with the lowest `held_out_loss` is
-        kept. If this save fails, `check`, `wait` or the next `save` reports it.
+        has that field, becomes a separate item. The checkpoint with the lowest `score` is kept: a
+        held-out loss, or a metric of samples. If this save fails, `check`, `wait` or the next
+        `save` reports it.
         """
-        metrics = None if held_out_loss is None else {LOSS: held_out_loss}
+        metrics = None if score is None else {SCORE: score}
         items = _split(state) | {"config": json.loads(config)}
         self._end_last_save()
         self._saved_before, self.saved = self.saved, step

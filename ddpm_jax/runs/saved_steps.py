@@ -5,7 +5,9 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-LOSS = "held_out_loss"  # what checkpoints are compared by, if they were saved with it
+# What checkpoints are compared by, if they were saved with it: a held-out loss, or a metric of
+# samples. The name is that of the first versions, which knew losses alone.
+SCORE = "held_out_loss"
 IMPORTED = 0  # the step of imported weights
 
 
@@ -15,12 +17,12 @@ def saved_steps(directory: Path) -> list[int]:
 
 
 def best_last(directory: Path, steps: Iterable[int]) -> list[int]:
-    """The steps by rising worth: those without a held-out loss by age, then by falling loss."""
+    """The steps by rising worth: those without a score by age, then by falling score."""
 
     def worth(step: int) -> tuple[float, int]:
         try:
             metrics = json.loads((directory / str(step) / "metrics" / "metrics").read_text())
-            return -float(metrics[LOSS]), step
+            return -float(metrics[SCORE]), step
         except (OSError, ValueError, KeyError, TypeError):
             return -math.inf, step
 

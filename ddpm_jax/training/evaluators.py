@@ -4,8 +4,10 @@ An evaluator is a row of a table: its interval, what it does, and when a resumed
 again. One more takes a function here that builds it and an entry in the list in train.py.
 """
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,9 +17,17 @@ from jax.sharding import Mesh
 from ddpm_jax.config import Config
 from ddpm_jax.data import Source, first_images, shrink
 from ddpm_jax.diffusion.process import Diffusion
+from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation.features import choose_extractor, features_of
+from ddpm_jax.evaluation.images import of_array, of_data
+from ddpm_jax.evaluation.metrics import Samples, measure
+from ddpm_jax.evaluation.reference import RealImages, know
+from ddpm_jax.evaluation.run_metrics import check_features, choose_metrics
+from ddpm_jax.evaluation.sample_suite import needs_of
 from ddpm_jax.generation.generator import Generator
 from ddpm_jax.generation.labels import choose_labels
 from ddpm_jax.models import Network
+from ddpm_jax.runs.metrics_log import read_records
 from ddpm_jax.runtime import processes, signals
 from ddpm_jax.runtime.progress import progress
 from ddpm_jax.training.state import TrainState
@@ -98,6 +108,48 @@ def picture_evaluator(
         return not processes.on_main_process(path(step).exists)
 
     return Evaluator(config.train.sample_every_steps, evaluate, missing=missing)
+
+
+def metrics_evaluator(config: Config, network: Network, mesh: Mesh, workdir: Path) -> Evaluator:
+    """Metrics of samples from the averaged weights, against the training set; the best is kept.
+
+    Samples of an evaluation that was stopped are not drawn again. Raises UserError for metrics that
+    there are not, and for features that cannot be had.
+    """
+    settings = config.evaluate
+    if not settings.every_steps:
+        return OFF
+    of_runs, names = choose_metrics(settings.metrics)
+    if of_runs or config.model.kind != "unet" or config.data.low_res_size:
+        raise UserError(
+            "evaluate.every_steps: measures samples of models of images by fid, kid, ..."
+        )
+    extractor = choose_extractor(settings.features, settings.protocol, None, mesh)
+    check_features(names, extractor.is_inception)
+    generator = Generator(config, network, mesh)
+    folder = workdir / "evaluation" / "training"
+
+    def evaluate(step: int, state: TrainState) -> Results:
+        images = of_data(config.data)
+        known = know(RealImages(images.name, images, {}), extractor, needs_of(names))
+        labels = choose_labels("", settings.num, config.model.num_classes, seed=0)
+        with progress(settings.num, 0, "sample", f"step {step}", PICTURE_BAR_SECONDS) as bar:
+            update = signals.with_stop_check(bar.update)
+            batch = generator.generate(state.ema, 0, labels, update, partial_results=folder)
+        samples = of_array(f"step {step}", batch.images)
+        with progress(settings.num, 0, "image", "features", PICTURE_BAR_SECONDS) as bar:
+            update = signals.with_stop_check(bar.update)
+            features = features_of(samples, extractor, on_progress=update)
+        found = measure(Samples(features, known, labels), names)
+        processes.on_main_process(partial(shutil.rmtree, folder, ignore_errors=True))
+        errors = {f"{name}_standard_error": each.standard_error for name, each in found.items()}
+        return {name: each.value for name, each in found.items()} | errors
+
+    def missing(step: int) -> bool:
+        records = processes.on_main_process(lambda: read_records(workdir / "metrics.jsonl"))
+        return not any(record.get("step") == step and names[0] in record for record in records)
+
+    return Evaluator(settings.every_steps, evaluate, before_save=True, missing=missing)
 
 
 def picture_inputs(config: Config, source: Source) -> tuple[np.ndarray, np.ndarray | None]:

@@ -24,7 +24,7 @@ from ddpm_jax.training.profile import profiled, warn_of_missed_steps
 from ddpm_jax.training.skipped import make_report
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import TrainStep
-from ddpm_jax.training.validation import EarlyStop
+from ddpm_jax.training.validation import BestScore, EarlyStop
 from ddpm_jax.visualization.plots import save_curves
 
 
@@ -85,13 +85,16 @@ class _Loop:
     window: MetricWindow
     bar: Progress
     state: TrainState
-    lowest_loss: float | None = None  # this step's held-out loss, if it is the lowest so far
+    best_score: float | None = None  # this step's score, if it is the lowest so far
 
     def train(self, batches: Batches) -> None:
         """All steps. The body of the loop is the order of events."""
         config, first = self.run.config.train, int(self.state.step)
         early_stop = EarlyStop(config.early_stop_validations, self.log.earlier)
-        self.evaluate(first, lambda evaluator: evaluator.missing(first))
+        best = BestScore(self.run.config.evaluate, self.log.earlier)
+        self.best_score = best.add(self.evaluate(first, lambda evaluator: evaluator.missing(first)))
+        if self.best_score is not None:
+            self.save(first)
         for step in self.steps(first, early_stop):
             self.advance(batches)
             if due(step, config.log_every_steps, config.steps):
@@ -99,12 +102,13 @@ class _Loop:
             results = self.evaluate(step, lambda evaluator: evaluator.before_save)
             validated = "held_out_loss" in results
             loss = float(results["held_out_loss"]) if validated else None
-            self.lowest_loss = early_stop.add(loss) if validated else None
+            lowest_loss = early_stop.add(loss) if validated else None
+            self.best_score = best.add(results) if best.at_work else lowest_loss
             last = step == config.steps or early_stop.over
             if last:
                 log_rest(self.log, step, self.window, config)
             save = due(step, config.checkpoint_every_steps, config.steps)
-            if last or self.lowest_loss is not None or (save and last_step_finite(self.state)):
+            if last or self.best_score is not None or (save and last_step_finite(self.state)):
                 self.save(step)
             self.evaluate(step, lambda evaluator: not evaluator.before_save)
             self.bar.update(1)
@@ -153,15 +157,15 @@ class _Loop:
         return all_results
 
     def save(self, step: int) -> None:
-        """Starts to write a checkpoint, with its held-out loss if that is the lowest so far."""
+        """Starts to write a checkpoint, with its score if that is the best so far."""
         config = serialization.to_json(self.run.config)
-        self.checkpoints.save(step, self.state, config, self.lowest_loss)
+        self.checkpoints.save(step, self.state, config, self.best_score)
 
     def save_at_stop(self) -> str:
         """Logs and saves what a stopped run has not yet; says what is saved."""
         step, saved = int(self.state.step), self.checkpoints.saved
         log_rest(self.log, step, self.window, self.run.config.train)
-        if saved < step and (self.lowest_loss is not None or last_step_finite(self.state)):
+        if saved < step and (self.best_score is not None or last_step_finite(self.state)):
             self.save(step)
         self.checkpoints.wait()
         saved = self.checkpoints.saved

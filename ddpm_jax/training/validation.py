@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ddpm_jax.config import Config
+from ddpm_jax.config import Config, EvaluateConfig
 from ddpm_jax.data import Source, ordered_batches
 from ddpm_jax.data.model_range import low_res_of, to_model_range
 from ddpm_jax.diffusion.process import Diffusion
+from ddpm_jax.evaluation.metrics import METRICS
 from ddpm_jax.models import Network, Params
 from ddpm_jax.runtime.devices import replicated, shard_global_batch
 from ddpm_jax.training.metric_window import quarter_means
@@ -106,3 +107,32 @@ class EarlyStop:
     @property
     def over(self) -> bool:
         return 0 < self._patience <= self._since
+
+
+class BestScore:
+    """The best value so far of the first metric in `evaluate.metrics`; it keeps its checkpoint.
+
+    It starts from `records`, the entries of the run's log.
+    """
+
+    def __init__(self, config: EvaluateConfig, records: Iterable[Mapping[str, Any]] = ()):
+        self._name = config.metrics.split(",")[0].strip() if config.every_steps else ""
+        self._sign = -1 if self._name and METRICS[self._name].more_is_better else 1
+        self._lowest = math.inf
+        for record in records:
+            self.add(record)
+
+    @property
+    def at_work(self) -> bool:
+        """False if nothing is measured."""
+        return bool(self._name)
+
+    def add(self, results: Mapping[str, Any]) -> float | None:
+        """Returns the score of these results, the lower the better, if none was better so far."""
+        if self._name not in results:
+            return None
+        score = self._sign * float(results[self._name])
+        if not score < self._lowest:
+            return None
+        self._lowest = score
+        return score

@@ -16,6 +16,16 @@ def expanded(path: str | Path) -> Path:
         raise UserError(f"{path}: there is no such home folder; give the whole path") from error
 
 
+def cache_folder() -> Path:
+    """The folder of files that can be fetched or made again.
+
+    $DDPM_JAX_CACHE, else $XDG_CACHE_HOME/ddpm_jax, else ~/.cache/ddpm_jax.
+    """
+    if folder := os.environ.get("DDPM_JAX_CACHE"):
+        return expanded(folder)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "ddpm_jax"
+
+
 @contextmanager
 def replacing(path: str | Path, synced: bool = True) -> Iterator[Path]:
     """Yields a temporary file beside `path`, and renames it to `path` once the block succeeds.

@@ -127,5 +127,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 def to_network(protocol: str, images: UInt8[jax.Array, "batch height width 3"]) -> Resized:
     """The network's input for images of any size; `protocol` is a name in PROTOCOLS."""
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"there is no protocol {protocol}, only {', '.join(PROTOCOLS)}")
     resize, to_range, _ = PROTOCOLS[protocol]
     return to_range(resize(images))

@@ -13,7 +13,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.progress import progress
 
 TIMEOUT_SECONDS = (10, 60)  # to connect, and between two pieces
-PIECE_BYTES = 2**20
+PIECE_BYTES = 2**16  # a cut loses the piece that was under way
 
 
 def download(url: str, path: Path, size: int | None = None, sha256: str | None = None) -> None:
@@ -45,7 +45,7 @@ def download(url: str, path: Path, size: int | None = None, sha256: str | None =
                     f"{problem}; try again, or put the right file at {path}"
                 )
             os.replace(part, path)
-    except PermissionError as error:
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 

@@ -170,7 +170,7 @@ class InceptionDetails(NamedTuple):
     features: InceptionFeatures
     biased_logits: Float[Array, "batch 1008"]
     shallow: dict[int, Float[Array, "batch width"]]  # the means over pixels of SHALLOW's blocks
-    blocks: dict[str, Images]  # the output of each of BLOCKS
+    blocks: dict[str, Images]  # the output of each of BLOCKS; `jit` sorts them by name
 
 
 class ConvRelu(nnx.Module):

@@ -120,4 +120,5 @@ def _reason(error: requests.RequestException) -> str:
         requests.exceptions.ProxyError: "the proxy refuses",
         requests.ConnectionError: "there is no connection",
     }
-    return next((words for kind, words in kinds.items() if isinstance(error, kind)), str(error))
+    words = " ".join(str(error).split())[:150]
+    return next((known for kind, known in kinds.items() if isinstance(error, kind)), words)

@@ -91,7 +91,8 @@ def check_options(args: Args, of_runs: list[RunMetric]) -> None:
         raise UserError("metrics=bpd is of a run: give workdir=DIR")
     if args.samples is not None and args.reference is None:
         raise UserError(
-            "samples= needs real images to compare with: reference=tfds:NAME, folder:PATH or an npz"
+            f"samples={args.samples} needs real images to compare with: reference=tfds:NAME, "
+            "folder:PATH or an npz"
         )
 
 
@@ -117,6 +118,8 @@ def measure_samples(args: Args, names: list[str]) -> None:
     check_features(names, extractor.is_inception)
     subjects = drawn_subjects(args) if args.samples is None else read_subjects(args)
     real, known = find_reference(args, names, extractor, subjects[0])
+    if extractor.is_inception and subjects[0].images.shape[2] == 1:
+        print("grey images are given to Inception as RGB, three times the same channel")
     rows = [sample_suite.measure_subject(each, known, extractor, names) for each in subjects]
 
     results = sample_suite.describe(real, extractor, rows)

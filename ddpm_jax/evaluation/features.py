@@ -19,8 +19,11 @@ from ddpm_jax.config import Config, data_shape
 from ddpm_jax.data.model_range import to_model_range
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.images import ImageSet
+from ddpm_jax.evaluation.resize import PROTOCOLS, to_network
 from ddpm_jax.generation import load_run
+from ddpm_jax.interop.inception_weights import SHA256, find_inception
 from ddpm_jax.models import Params, build_features, build_network
+from ddpm_jax.models.inception import build_inception
 from ddpm_jax.runs.digest import sha256
 from ddpm_jax.runs.partial_results import read_partial_together, save_partial
 from ddpm_jax.runtime.devices import shard_global_batch, to_host
@@ -68,7 +71,7 @@ def choose_extractor(
 ) -> FeatureExtractor:
     """The extractor `inception`, `classifier:DIR` or `module:function`; raises UserError."""
     if text == "inception":
-        raise UserError("features=inception: not yet")
+        return inception_extractor(protocol, inception, mesh)
     kind, _, rest = text.partition(":")
     if kind == "classifier":
         run = load_run(rest)
@@ -82,6 +85,28 @@ def choose_extractor(
             f"features={text}: must be inception, classifier:DIR or a function module:function"
         )
     return function_extractor(text)
+
+
+def inception_extractor(protocol: str, file: Path | None, mesh: Mesh) -> FeatureExtractor:
+    """FID's Inception network behind the resize of a protocol; grey images become RGB.
+
+    `file` has its weights; None: the published ones. Raises UserError.
+    """
+    if protocol not in PROTOCOLS:
+        raise UserError(f"protocol={protocol}: must be one of {', '.join(PROTOCOLS)}")
+    weights = find_inception(file)
+    name = f"inception, protocol {protocol}"
+    if weights.digest != SHA256:
+        name += f", weights {weights.digest[:8]}"
+    digest = f"{protocol}_{weights.digest[:16]}"
+    extract = in_batches(partial(inception_program, protocol), weights.params, mesh)
+    return FeatureExtractor(name, digest, extract, is_inception=True)
+
+
+def inception_program(protocol: str, params: Params, images: jax.Array) -> Arrays:
+    """From uint8 images [B, H, W, 1 or 3] to the fields of `Features`."""
+    rgb = jnp.broadcast_to(images, (*images.shape[:3], 3))
+    return build_inception().features(params, to_network(protocol, rgb))._asdict()
 
 
 def classifier_extractor(name: str, config: Config, params: Params, mesh: Mesh) -> FeatureExtractor:

@@ -36,7 +36,7 @@ def read_pt(path: Path) -> Weights:
     Raises UserError for a file that is damaged, that holds anything but tensors by name, or that
     needs code to be run.
     """
-    torch = _extra("torch")
+    torch = require("torch")
     try:
         with warnings.catch_warnings(action="ignore"):
             tensors = torch.load(path, map_location="cpu", weights_only=True)
@@ -74,7 +74,7 @@ def _refusal(message: str) -> str:
 
 def write_pt(path: Path, arrays: Arrays) -> None:
     """Writes a state dict as torch.save does; `path` appears once it is whole."""
-    torch = _extra("torch")
+    torch = require("torch")
     tensors = {name: torch.from_numpy(array) for name, array in arrays}
 
     def write(temporary: Path) -> None:
@@ -86,7 +86,7 @@ def write_pt(path: Path, arrays: Arrays) -> None:
 
 def read_safetensors(path: Path) -> Weights:
     """The arrays of a safetensors file. Raises UserError for a damaged one."""
-    safetensors = _extra("safetensors")
+    safetensors = require("safetensors")
     try:
         file = safetensors.safe_open(path, framework="np")
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
@@ -117,7 +117,7 @@ def _read_bfloat16(path: Path, name: str) -> np.ndarray:
 
 def write_safetensors(path: Path, arrays: Arrays) -> None:
     """Writes arrays as PyTorch models load them; `path` appears once it is whole."""
-    _extra("safetensors")
+    require("safetensors")
     from safetensors.numpy import save_file
 
     tensors = dict(arrays)
@@ -141,7 +141,8 @@ def return_freed_memory() -> None:
         mallopt(-3, 2**20)  # M_MMAP_THRESHOLD; arrays below it, by default up to 32 MiB, are kept
 
 
-def _extra(package: str) -> ModuleType:
+def require(package: str) -> ModuleType:
+    """A package of the extra `interop`; raises UserError that says how to install it."""
     try:
         return importlib.import_module(package)
     except ImportError as error:

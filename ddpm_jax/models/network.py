@@ -1,7 +1,7 @@
 """A network as pure functions of a flat dict of parameters."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 from flax import nnx
@@ -62,7 +62,7 @@ def functional(
         state = nnx.to_flat_state(nnx.state(module, nnx.Param))
         return {".".join(map(str, path)): value[...] for path, value in state}
 
-    def apply(params: Params, *args: Array | None) -> jax.Array:
+    def apply(params: Params, *args: Array | None) -> Any:
         state = nnx.from_flat_state([(paths[name], nnx.Param(params[name])) for name in paths])
         return getattr(nnx.merge(graphdef, state), method)(*args)
 

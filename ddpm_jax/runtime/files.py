@@ -17,9 +17,12 @@ def expanded(path: str | Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where files that can be made or fetched again are kept: $DDPM_JAX_CACHE, or ~/.cache."""
-    if own := os.environ.get("DDPM_JAX_CACHE"):
-        return expanded(own)
+    """The folder of files that can be fetched or made again.
+
+    $DDPM_JAX_CACHE, else $XDG_CACHE_HOME/ddpm_jax, else ~/.cache/ddpm_jax.
+    """
+    if folder := os.environ.get("DDPM_JAX_CACHE"):
+        return expanded(folder)
     return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "ddpm_jax"
 
 

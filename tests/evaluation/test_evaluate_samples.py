@@ -131,16 +131,20 @@ def test_features_are_the_same_on_any_devices(place, devices):
     np.testing.assert_allclose(seen(devices), seen(1), rtol=1e-6, atol=1e-6)
 
 
+FAKE_AND_REAL = "--samples fake.npz --reference real.npz --metrics"
 BAD = [
-    ("--samples fake.npz --metrics frechet", "samples needs real images|reference=tfds:NAME"),
+    (
+        "--samples fake.npz --metrics frechet",
+        "--samples fake.npz needs real images to .*: --reference tfds:NAME",
+    ),
     ("--metrics frechet", "give a run folder"),
     ("--workdir run --samples fake.npz --reference real.npz --metrics frechet", "and not both"),
     (
-        "--samples fake.npz --reference real.npz --metrics fdi",
+        f"{FAKE_AND_REAL} fdi",
         r"fdi is no metric; did you mean fid\?",
     ),
     (
-        f"--samples fake.npz --reference real.npz --metrics fid {FLAT}",
+        f"{FAKE_AND_REAL} fid {FLAT}",
         "takes features of Inception",
     ),
     (
@@ -168,29 +172,27 @@ BAD = [
         "no images .arr_0. and",
     ),
     (
-        "--samples fake.npz --reference real.npz --metrics frechet --features here",
+        f"{FAKE_AND_REAL} frechet --features here",
         "must be inception",
     ),
     (
-        "--samples fake.npz --reference real.npz --metrics frechet --features nowhere:there",
+        f"{FAKE_AND_REAL} frechet --features nowhere:there",
         "No module named 'nowhere'",
     ),
     (
-        "--samples fake.npz --reference real.npz --metrics frechet "
-        "--features tests.evaluation.pixels:none",
+        f"{FAKE_AND_REAL} frechet --features tests.evaluation.pixels:none",
         "the features of image 0 of .*real.npz are not finite",
     ),
     (
-        "--samples fake.npz --reference real.npz --metrics frechet "
-        "--features tests.evaluation.pixels:too_few",
+        f"{FAKE_AND_REAL} frechet --features tests.evaluation.pixels:too_few",
         r"returned an array \[1\] for",
     ),
     (
-        "--samples fake.npz --reference real.npz --metrics frechet --features classifier:run",
+        f"{FAKE_AND_REAL} frechet --features classifier:run",
         "is not the run of a classifier",
     ),
     (
-        "--samples fake.npz --reference real.npz --metrics accuracy --features classifier:classifier",
+        f"{FAKE_AND_REAL} accuracy --features classifier:classifier",
         "not known which classes fake.npz has",
     ),
     (

@@ -23,8 +23,9 @@ compared: dict[str, set[str]] = defaultdict(set)
 
 # Settings that no test needs to read: prose, and messages of the original, where ours say more.
 DOCUMENTATION = re.compile(
-    r"(\w*_)?doc|notes?|tolerance|scipy|axes|layout|weights|pillow|checkpoint_files|sensitivity\..*|unknown"
-    r"|raises\..*|construct_errors_for_spec\..*|implementations\..*|(stats_)?paths\..*"
+    r"([\w.]*_)?doc|notes?|axes(\..*)?|layout|weights(\.formula)?|pillow|checkpoint_files|values|f64"
+    r"|sensitivity\..*|unknown|raises\..*|construct_errors_for_spec\..*|(conventions|methods)\..*"
+    r"|tolerance|scipy|implementations\..*|(stats_)?paths\..*"
 )
 # The axes that a file's outputs do not have, though its meta lists the values of all.
 ABSENT_AXES = {
@@ -117,8 +118,9 @@ class GoldenFile:
 
         Integers, and everything if `exact`, must be equal; what the original computes in float64
         agrees to 1e-12; what it computes in float32 to 20 times its own rounding floor: that of
-        tolerance.json, relative to the largest value of a group, or `floor`, in absolute terms.
-        `rtol` is what the README states for this array instead.
+        tolerance.json, relative to the largest value of a group, or `floor`, in absolute terms. A
+        sum that cancels agrees to 2e-6 of the sum of its terms' absolute values. `rtol` is what the
+        README states for this array instead.
         """
         want, got = self._arrays[key], np.asarray(got)
         name = f"{self.filename}: {key}"
@@ -130,7 +132,10 @@ class GoldenFile:
             _assert_within(got, want, rtol * np.abs(want), 0, name)
         elif floor is not None:
             _assert_within(got, want, 20 * floor + 2e-6 * np.abs(want), 0, name)
-        elif (entry := self._tolerance.get(key.removeprefix("out/"))) is not None:
+        elif "abs_sum" in (entry := self._tolerance.get(key.removeprefix("out/"), {})):
+            limit = max(20 * entry["max_abs_diff"], 2e-6 * entry["abs_sum"])
+            _assert_within(got, want, np.full(want.shape, limit), 0, name)
+        elif entry:
             limit = max(20 * entry["group_rel"], 2e-6) * np.abs(want)
             _assert_within(got, want, limit, entry["group_axes"], name)
         else:

@@ -149,11 +149,14 @@ def function_extractor(text: str) -> FeatureExtractor:
 
 
 def in_batches(
-    program: Callable[[Params, jax.Array], Arrays], params: Params, mesh: Mesh
+    program: Callable[[Params, jax.Array], Arrays],
+    params: Params,
+    mesh: Mesh,
+    batch_size: int = BATCH_SIZE,
 ) -> Callable[[np.ndarray], Features]:
     """`extract(images)`: a program over all devices, jitted, on batches of one size."""
     jitted = jax.jit(program)
-    size = -(-BATCH_SIZE // mesh.devices.size) * mesh.devices.size
+    size = -(-batch_size // mesh.devices.size) * mesh.devices.size
 
     def extract(images: np.ndarray) -> Features:
         found = []

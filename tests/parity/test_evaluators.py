@@ -23,8 +23,14 @@ SETS = ("ref", "sample")
 def features(convention: str) -> dict[str, Features]:
     """Of the real images and of the samples, by our own extractor."""
     file, mesh = load(FILE), make_mesh(ParallelConfig(data=1), 64)
-    extract = in_batches(partial(inception_program, PROTOCOL[convention]), params(), mesh)
-    return {name: extract(file.array(f"in/{name}")) for name in SETS}
+    real, samples = (file.array(f"in/{name}") for name in SETS)
+    program = partial(inception_program, PROTOCOL[convention])
+    size = len(real) + len(samples)
+    found = in_batches(program, params(), mesh, size)(np.concatenate([real, samples]))
+    return {
+        "ref": Features(*(of[: len(real)] for of in found)),
+        "sample": Features(*(of[len(real) :] for of in found)),
+    }
 
 
 def fid(convention: str, kind: str = "pool") -> float:

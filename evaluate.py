@@ -13,8 +13,6 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from ddpm_jax import data
 from ddpm_jax.config import DataConfig, ParallelConfig, command_line
 from ddpm_jax.config.option_names import naming_options
@@ -23,11 +21,12 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import sample_suite
 from ddpm_jax.evaluation.bits_per_dimension import Evaluation
 from ddpm_jax.evaluation.features import FeatureExtractor, choose_extractor
-from ddpm_jax.evaluation.images import of_array, of_data, read_samples
+from ddpm_jax.evaluation.images import of_data
 from ddpm_jax.evaluation.metrics import Reference
 from ddpm_jax.evaluation.reference import RealImages, know, read_reference, save_statistics
 from ddpm_jax.evaluation.run_metrics import RunMetric, check_features, choose_metrics
 from ddpm_jax.evaluation.sample_suite import Subject
+from ddpm_jax.evaluation.subjects import drawn_subjects, read_subjects
 from ddpm_jax.generation import GenerationOptions, load_run
 from ddpm_jax.runtime import devices, processes
 from ddpm_jax.runtime.script import run_script, start_logging
@@ -47,7 +46,7 @@ class Args:
     inception: Path | None = None  # file of its weights; None: fetched on first use
     save_statistics: Path | None = None  # where to write the reference's mean and covariance
     num: int = 0  # samples to draw, 0: 50,000; or examples of bpd, from the first, 0: all
-    checkpoint: int | None = None  # step of the checkpoint; None: the best or newest
+    checkpoint: str = "best"  # step of the checkpoint, newest, or best, if any is known to be
     ema: float | None = None  # rate of the averaged weights; 0: those being trained
     labels: str = ""  # in turn: 3,7 or 0-4, class names, all (the default); or random
     sampler: str | None = None  # ddpm, ddim, ...; None: the run's own; so for those below
@@ -116,7 +115,12 @@ def measure_samples(args: Args, names: list[str]) -> None:
     mesh = devices.make_mesh(ParallelConfig(), args.batch_size)
     extractor = choose_extractor(args.features, args.protocol, args.inception, mesh)
     check_features(names, extractor.is_inception)
-    subjects = drawn_subjects(args) if args.samples is None else read_subjects(args)
+    if args.samples is not None:
+        subjects = read_subjects(listed(args.samples), args.out)
+    else:
+        subjects = drawn_subjects(
+            listed(args.workdir), args.checkpoint, args.ema, generation_options(args)
+        )
     real, known = find_reference(args, names, extractor, subjects[0])
     if extractor.is_inception and subjects[0].images.shape[2] == 1:
         print("grey images are given to Inception as RGB, three times the same channel")
@@ -131,41 +135,11 @@ def measure_samples(args: Args, names: list[str]) -> None:
     print(f"{sample_suite.heading(results)}\n{sample_suite.table(rows)}\n{out / 'metrics.json'}")
 
 
-def drawn_subjects(args: Args) -> list[Subject]:
-    """Samples of each run, at each guidance scale. Raises UserError."""
+def generation_options(args: Args) -> GenerationOptions:
+    """How samples are drawn; raises UserError for numbers out of range."""
     names = {field.name for field in fields(GenerationOptions)} & set(vars(args))
-    given = {name: getattr(args, name) for name in names} | {"num": args.num or PAPER_NUM}
-    subjects = []
-    for workdir in listed(args.workdir):
-        run = load_run(workdir, args.checkpoint, args.ema)
-        plan = run.plan(GenerationOptions(**given))
-        folder = run.workdir / "evaluation"
-        batch = plan.generate(folder / "samples", progress_delay_seconds=0)
-        for i, scales in enumerate(batch.scales):
-            row = slice(i * given["num"], (i + 1) * given["num"])
-            name = " ".join(filter(None, [workdir, scales.title if len(batch.scales) > 1 else ""]))
-            labels = batch.labels[row]
-            subjects.append(
-                Subject(
-                    name,
-                    of_array(name, batch.images[row]),
-                    labels if labels.min() >= 0 else labels[:0],
-                    folder / "features",
-                )
-            )
-    return subjects
-
-
-def read_subjects(args: Args) -> list[Subject]:
-    """The samples of files or folders; raises UserError."""
-    subjects = []
-    for path in listed(args.samples):
-        images = read_samples(path)
-        folder = Path(images.name)
-        base = folder if folder.is_dir() else folder.parent
-        out = args.out or base / "evaluation"
-        subjects.append(Subject(path, images, np.empty(0, int), out / "features"))
-    return subjects
+    given = {name: getattr(args, name) for name in names}
+    return GenerationOptions(**given | {"num": args.num or PAPER_NUM})
 
 
 def find_reference(

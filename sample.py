@@ -35,7 +35,7 @@ class Args:
     num: int | None = None  # how many samples; None: 64, or as many as --low-res has
     seed: int = 0  # of the noise, and of random labels
     labels: str = ""  # in turn: 3,7 or 0-4, class names, all (the default); or random
-    checkpoint: int | None = None  # step of the checkpoint; None: the best or newest
+    checkpoint: str = "best"  # step of the checkpoint, newest, or best, if any is known to be
     ema: float | None = None  # rate of the averaged weights of --workdir; 0: those being trained
     sampler: str | None = None  # ddpm, ddim, ...; None: the run's own; so for those below
     steps: str | None = None  # 250, 10,15,20 (a section each), ddim50; with another sampler: all

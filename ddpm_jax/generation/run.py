@@ -36,6 +36,7 @@ from ddpm_jax.generation.sample_settings import sample_settings
 from ddpm_jax.models import Network, build_network
 from ddpm_jax.runs.checkpoints import Loaded
 from ddpm_jax.runs.digest import sha256
+from ddpm_jax.runs.saved_steps import saved_steps
 from ddpm_jax.runs.weights import load_weights, weights_item
 from ddpm_jax.runtime import devices, signals
 from ddpm_jax.runtime.files import expanded
@@ -45,17 +46,20 @@ DEFAULT_NUM = 64
 PROGRESS_DELAY_SECONDS = 3.0  # before a bar is shown in a notebook
 
 
-def load_run(workdir: str | Path, checkpoint: int | None = None, ema: float | None = None) -> "Run":
+def load_run(
+    workdir: str | Path, checkpoint: int | str = "best", ema: float | None = None
+) -> "Run":
     """The run that train.py, or an import of weights, left in the folder `workdir`.
 
-    `checkpoint`: a step; None: the one with the lowest held-out loss, or the newest. `ema`: the
+    `checkpoint`: a step, "newest", or "best": the one with the lowest held-out loss or best metric
+    of its samples, or the newest if training measured neither. `ema`: the
     rate of the averaged weights, 0 for those being trained; None: the run's `train.ema_decay`.
     Raises UserError.
     """
     folder = expanded(workdir)
     config = serialization.read_config(folder / "config.json")
     check(config)
-    return Run(folder, config, checkpoint, weights_item(config, ema))
+    return Run(folder, config, _step(folder, checkpoint), weights_item(config, ema))
 
 
 class Run:
@@ -269,6 +273,18 @@ class Plan:
             base=base[0] if base else None,
             reference=points,
         )
+
+
+def _step(folder: Path, checkpoint: int | str) -> int | None:
+    """The step of a checkpoint; None for the best. Raises UserError."""
+    match str(checkpoint):
+        case "best":
+            return None
+        case "newest":
+            return max(saved_steps(folder / "checkpoints"), default=None)
+        case text if text.isdecimal():
+            return int(text)
+    raise UserError(f"checkpoint={checkpoint}: must be a step, best or newest")
 
 
 def mesh_of(config: Config) -> Mesh:

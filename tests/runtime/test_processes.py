@@ -306,3 +306,16 @@ def test_two_processes_draw_and_evaluate_what_one_does(tiny_run, tmp_path, monke
     bounds = [json.loads((tmp_path / f"bpd_{n}/bpd.json").read_text()) for n in ("one", "two")]
     assert bounds[0]["examples"] == 24
     np.testing.assert_allclose(bounds[1]["vb"], bounds[0]["vb"], rtol=1e-5)
+
+    monkeypatch.setenv("DDPM_JAX_CACHE", str(tmp_path / "cache"))
+    features = "--features tests.evaluation.pixels:flat --metrics frechet,precision".split()
+    judging = [*features, "--num", "24", "--batch-size", "8", "--out"]
+    copies = [shutil.copytree(tiny_run, tmp_path / f"run_{n}") for n in ("one", "two")]
+    monkeypatch.setattr(sys, "argv", ["", "--workdir", str(copies[0]), *judging, "metrics_one"])
+    monkeypatch.chdir(tmp_path)
+    evaluate.main()
+    end(start_two(copies[1], *judging, str(tmp_path / "metrics_two"), script="evaluate.py"))
+    found = [
+        json.loads((tmp_path / f"metrics_{n}/metrics.json").read_text()) for n in ("one", "two")
+    ]
+    assert found[0]["rows"][0] | {"name": ""} == found[1]["rows"][0] | {"name": ""}

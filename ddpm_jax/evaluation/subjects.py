@@ -1,0 +1,48 @@
+"""What evaluate.py measures: samples of runs, drawn here, or those in files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ddpm_jax.evaluation.images import of_array, read_samples
+from ddpm_jax.evaluation.sample_suite import Subject
+from ddpm_jax.generation import GenerationOptions, load_run
+
+
+def drawn_subjects(
+    workdirs: Sequence[str], checkpoint: str, ema: float | None, options: GenerationOptions
+) -> list[Subject]:
+    """Samples of each run, at each guidance scale.
+
+    Batches that were drawn stay in the run's folder `evaluation/samples`, so that they are not
+    drawn again. Raises UserError.
+    """
+    subjects = []
+    for workdir in workdirs:
+        run = load_run(workdir, checkpoint, ema)
+        folder = run.workdir / "evaluation"
+        batch = run.plan(options).generate(folder / "samples", progress_delay_seconds=0)
+        num = len(batch) // len(batch.scales)
+        for i, scales in enumerate(batch.scales):
+            row = slice(i * num, (i + 1) * num)
+            name = f"{workdir} {scales.title}" if len(batch.scales) > 1 else workdir
+            images = of_array(name, batch.images[row])
+            labels = batch.labels[row]
+            known = labels if labels.min() >= 0 else labels[:0]
+            subjects.append(Subject(name, images, known, folder / "features"))
+    return subjects
+
+
+def read_subjects(paths: Sequence[str], out: Path | None) -> list[Subject]:
+    """The samples in files or folders; features are kept in `out`, or beside the samples.
+
+    Raises UserError.
+    """
+    subjects = []
+    for path in paths:
+        images = read_samples(path)
+        place = Path(images.name)
+        folder = out or (place if place.is_dir() else place.parent) / "evaluation"
+        subjects.append(Subject(path, images, np.empty(0, int), folder / "features"))
+    return subjects

@@ -5,6 +5,7 @@ function of the user's.
 """
 
 import importlib
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -128,6 +129,8 @@ def function_extractor(text: str) -> FeatureExtractor:
     Raises UserError if there is no such function, or it returns something else.
     """
     module, _, name = text.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
     try:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:

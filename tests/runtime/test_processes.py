@@ -308,7 +308,10 @@ def test_two_processes_draw_and_evaluate_what_one_does(tiny_run, tmp_path, monke
     np.testing.assert_allclose(bounds[1]["vb"], bounds[0]["vb"], rtol=1e-5)
 
     monkeypatch.setenv("DDPM_JAX_CACHE", str(tmp_path / "cache"))
-    features = "--features tests.evaluation.pixels:flat --metrics frechet,precision".split()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "pixels.py").write_text("def flat(images): return images.reshape(len(images), -1)")
+    features = "--features pixels:flat --metrics frechet,precision".split()
     judging = [*features, "--num", "24", "--batch-size", "8", "--out"]
     copies = [shutil.copytree(tiny_run, tmp_path / f"run_{n}") for n in ("one", "two")]
     monkeypatch.setattr(sys, "argv", ["", "--workdir", str(copies[0]), *judging, "metrics_one"])

@@ -5,12 +5,13 @@ matrix A B, which takes minutes and fails for some singular covariances. Only it
 and that follows from eigenvalues: those of A B are those of B^(1/2) A B^(1/2), which is symmetric.
 """
 
+import math
 import warnings
 
 import numpy as np
 import scipy.linalg
 
-from ddpm_jax.evaluation.statistics import Statistics
+from ddpm_jax.evaluation.statistics import BLOCK_ROWS, Statistics
 
 EPS = 1e-6  # what the evaluators add to both diagonals where their root is not finite
 
@@ -20,8 +21,7 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
 
     Raises ValueError for covariances of other sizes, or with negative eigenvalues.
     """
-    if a.mean.shape != b.mean.shape:
-        raise ValueError(f"features of {len(a.mean)} and of {len(b.mean)} numbers")
+    _check_sizes(a, b)
     shift = a.mean - b.mean
     root = trace_of_root(a.cov, b.cov)
     return float(shift @ shift + np.trace(a.cov) + np.trace(b.cov) - 2 * root)
@@ -42,24 +42,39 @@ def root_of(cov: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(_without_rounding(values))) @ vectors.T
 
 
-def standard_error(features: np.ndarray, samples: Statistics, reference: Statistics) -> float:
-    """The standard error of the distance, due to the choice of the samples.
+def distance_and_error(
+    features: np.ndarray, samples: Statistics, reference: Statistics
+) -> tuple[float, float]:
+    """The distance of samples, and its standard error due to the choice of these samples.
 
     To first order a sample x moves the distance by psi(x) / N, with
     psi(x) = 2 (mu - mu_r) (x - mu) + (x - mu)^T (I - T) (x - mu) and
     T = R (R A R)^(-1/2) R, R = B^(1/2). The standard deviation of psi over sqrt(N) is what a
-    bootstrap estimates, without its hundreds of matrix roots.
+    bootstrap estimates, without its hundreds of matrix roots. Raises as `frechet_distance`.
     """
+    if not (_symmetric(samples.cov) and _symmetric(reference.cov)):
+        return frechet_distance(samples, reference), math.nan
+    _check_sizes(samples, reference)
     root = root_of(reference.cov)
     values, vectors = np.linalg.eigh(root @ samples.cov @ root)
-    kept = _without_rounding(values) > 0
-    scaled = root @ vectors[:, kept] * values[kept] ** -0.25
-    shift = 2 * (samples.mean - reference.mean)
+    values = _without_rounding(values)
+    shift = samples.mean - reference.mean
+    distance = shift @ shift + np.trace(samples.cov) + np.trace(reference.cov)
+    distance -= 2 * np.sqrt(values).sum()
+
+    kept = values > 0
+    scaled = root @ vectors[:, kept] * values[kept] ** -0.25  # T = scaled scaled^T
     psi = np.empty(len(features))
-    for start in range(0, len(features), 4096):
-        x = features[start : start + 4096] - samples.mean
-        psi[start : start + 4096] = x @ shift + (x * x).sum(1) - ((x @ scaled) ** 2).sum(1)
-    return float(psi.std() / np.sqrt(len(features)))
+    for start in range(0, len(features), BLOCK_ROWS):
+        x = features[start : start + BLOCK_ROWS] - samples.mean
+        psi[start : start + BLOCK_ROWS] = x @ (2 * shift) + (x * x).sum(1)
+        psi[start : start + BLOCK_ROWS] -= ((x @ scaled) ** 2).sum(1)
+    return float(distance), float(psi.std() / np.sqrt(len(features)))
+
+
+def _check_sizes(a: Statistics, b: Statistics) -> None:
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(f"features of {len(a.mean)} and of {len(b.mean)} numbers")
 
 
 def _symmetric(matrix: np.ndarray) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ddpm_jax.evaluation import inception_score, kernel_distance, precision_recall
 from ddpm_jax.evaluation.features import Features
-from ddpm_jax.evaluation.frechet import frechet_distance, standard_error
+from ddpm_jax.evaluation.frechet import distance_and_error
 from ddpm_jax.evaluation.statistics import NOTHING, Statistics, fit
 
 SUBSET_SIZE = kernel_distance.SUBSET_SIZE
@@ -106,8 +106,7 @@ def score(samples: Samples) -> Estimate:
 
 
 def _frechet(features: np.ndarray, real: Statistics) -> Estimate:
-    found = fit(features)
-    return Estimate(frechet_distance(found, real), standard_error(features, found, real))
+    return Estimate(*distance_and_error(features, fit(features), real))
 
 
 def _share(value: float, num: int) -> Estimate:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.evaluation import kernel_distance, precision_recall, statistics
-from ddpm_jax.evaluation.frechet import frechet_distance, standard_error
+from ddpm_jax.evaluation.frechet import distance_and_error, frechet_distance
 from ddpm_jax.evaluation.inception_score import divergences, inception_scores
 from ddpm_jax.evaluation.kernel_distance import kernel_distances
 from ddpm_jax.evaluation.precision_recall import neighbour_radii, share_among
@@ -51,7 +51,9 @@ def test_its_standard_error_is_that_of_a_bootstrap():
     again = [
         frechet_distance(fit(x[rng.integers(0, len(x), len(x))]), reference) for _ in range(400)
     ]
-    assert standard_error(x, fit(x), reference) == pytest.approx(np.std(again), rel=0.15)
+    distance, error = distance_and_error(x, fit(x), reference)
+    assert error == pytest.approx(np.std(again), rel=0.15)
+    assert distance == pytest.approx(frechet_distance(fit(x), reference), rel=1e-12)
 
 
 def test_the_inception_score_counts_the_classes_of_sure_and_even_predictions():

@@ -57,3 +57,19 @@ def kernel_distances(
             for _ in range(num_subsets)
         ]
     )
+
+
+def standard_error(x: np.ndarray, y: np.ndarray, most: int = SUBSET_SIZE) -> float:
+    """The standard error of the squared MMD, due to the choice of the samples x.
+
+    To first order a sample x_i moves it by 2 psi(x_i) / N, where psi is the mean kernel with other
+    samples minus that with y. `most` vectors of each tell how psi varies.
+    """
+    random = np.random.RandomState(SEED)
+    few, real = (
+        each[random.choice(len(each), min(most, len(each)), replace=False)].astype(float)
+        for each in (x, y)
+    )
+    within = polynomial_kernel(few, few)
+    psi = (within.sum(1) - np.diag(within)) / (len(few) - 1) - polynomial_kernel(few, real).mean(1)
+    return float(2 * psi.std() / np.sqrt(len(x)))

@@ -90,9 +90,8 @@ def kernel(samples: Samples) -> Estimate:
     """The kernel distance to real images: KID with Inception."""
     real, found = samples.real.features, samples.features.pool
     size = min(SUBSET_SIZE, len(real), len(found))
-    values = kernel_distance.kernel_distances(found, real, subset_size=size)
-    # The variance of an MMD falls as 1 / N, and the subsets share their images.
-    return Estimate(float(values.mean()), float(values.std() * math.sqrt(size / len(found))))
+    value = kernel_distance.kernel_distances(found, real, subset_size=size).mean()
+    return Estimate(float(value), kernel_distance.standard_error(found, real))
 
 
 def score(samples: Samples) -> Estimate:

@@ -76,6 +76,15 @@ def test_the_kernel_distance_of_equal_distributions_is_nothing_within_its_error(
         kernel_distances(x[:100], y, 100, 200)
 
 
+def test_its_standard_error_is_the_spread_over_sets_of_samples():
+    rng = np.random.default_rng(4)
+    y = rng.standard_normal((3000, 6))
+    draws = [0.3 + 1.2 * rng.standard_normal((300, 6)) for _ in range(40)]
+    spread = np.std([kernel_distance.squared_mmd(x, y) for x in draws])
+    error = np.mean([kernel_distance.standard_error(x, y) for x in draws])
+    assert error == pytest.approx(spread, rel=0.3)
+
+
 def test_precision_and_recall_of_equal_sets_are_one_and_of_disjoint_ones_zero():
     x = np.random.default_rng(3).standard_normal((100, 4)).astype(np.float32)
     assert share_among(x, x) == 1 and share_among(x, x + 100) == share_among(x + 100, x) == 0

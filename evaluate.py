@@ -41,7 +41,7 @@ class Args:
     metrics: str = "bpd"  # bpd, fid, sfid, is, kid, precision, recall; frechet, kernel, accuracy
     samples: str | None = None  # instead of runs: samples.npz files or folders, with commas
     reference: str | None = None  # tfds:NAME[:SPLIT], folder:PATH or an npz; None: the run's data
-    features: str = "inception"  # or classifier:DIR, or module:function
+    features: str = "inception"  # inception, classifier:DIR or module:function
     protocol: str = "adm"  # of Inception: adm, clean or pytorch_fid, how it resizes
     inception: Path | None = None  # file of its weights; None: fetched on first use
     save_statistics: Path | None = None  # where to write the reference's mean and covariance
@@ -84,6 +84,9 @@ def check_options(args: Args, of_runs: list[RunMetric]) -> None:
         value = getattr(args, name)
         if not least <= value < 2**bits:
             raise UserError(f"{name}={value}: must be at least {least} and below 2^{bits}")
+    for name in ("workdir", "samples"):
+        if getattr(args, name) is not None and not listed(getattr(args, name)):
+            raise UserError(f"--{name} is empty; give a path")
     if (args.workdir is None) == (args.samples is None):
         raise UserError("give a run folder, as workdir=DIR, or samples=FILE, and not both")
     if of_runs and args.workdir is None:

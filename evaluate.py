@@ -2,7 +2,7 @@
 
     python evaluate.py --workdir runs/cifar10_iddpm --metrics bpd --split test --steps 250
     python evaluate.py --workdir runs/cifar10 --metrics fid,is --sampler ddim --steps 100
-    python evaluate.py --samples drawn/samples.npz --reference tfds:cifar10 --metrics fid,precision
+    python evaluate.py --samples runs/cifar10/drawn --reference tfds:cifar10 --metrics fid,precision
 
 Several runs (--workdir runs/a,runs/b), sets of samples or guidance scales make one table. Kill it
 whenever you like: the same command goes on where it stopped.
@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from ddpm_jax import data
-from ddpm_jax.config import DataConfig, ParallelConfig, command_line
+from ddpm_jax.config import Config, DataConfig, ParallelConfig, command_line, data_shape
 from ddpm_jax.config.option_names import naming_options
 from ddpm_jax.data import check_num_classes
 from ddpm_jax.errors import UserError
@@ -25,7 +25,6 @@ from ddpm_jax.evaluation.images import of_data
 from ddpm_jax.evaluation.metrics import Reference
 from ddpm_jax.evaluation.reference import RealImages, know, read_reference, save_statistics
 from ddpm_jax.evaluation.run_metrics import RunMetric, check_features, choose_metrics
-from ddpm_jax.evaluation.sample_suite import Subject
 from ddpm_jax.evaluation.subjects import drawn_subjects, read_subjects
 from ddpm_jax.generation import GenerationOptions, load_run
 from ddpm_jax.runtime import devices, processes
@@ -63,22 +62,26 @@ class Args:
     out: Path | None = None  # folder for the results; None: one in WORKDIR/evaluation
 
 
+DRAWING = [field.name for field in fields(GenerationOptions) if hasattr(Args, field.name)]
+
+
 def main() -> None:
     args = command_line.parse(Args, sys.argv[1:], description=__doc__)
     start_logging()
     with naming_options(Args):
         of_runs, of_samples = choose_metrics(args.metrics)
-        check_options(args, of_runs)
+        check_options(args, of_runs, of_samples)
         devices.use_every_core()
         processes.join(vars(args))
+        extractor = find_extractor(args, of_samples) if of_samples else None
         for metric in of_runs:
             for workdir in listed(args.workdir):
                 print(metric.evaluate(run_evaluation(args, workdir)))
-        if of_samples:
-            measure_samples(args, of_samples)
+        if extractor is not None:
+            measure_samples(args, of_samples, extractor)
 
 
-def check_options(args: Args, of_runs: list[RunMetric]) -> None:
+def check_options(args: Args, of_runs: list[RunMetric], of_samples: list[str]) -> None:
     """Raises UserError for numbers out of range, and unless there is something to measure."""
     for name, (least, bits) in LIMITS.items():
         value = getattr(args, name)
@@ -91,11 +94,24 @@ def check_options(args: Args, of_runs: list[RunMetric]) -> None:
         raise UserError("give a run folder, as workdir=DIR, or samples=FILE, and not both")
     if of_runs and args.workdir is None:
         raise UserError("metrics=bpd is of a run: give workdir=DIR")
-    if args.samples is not None and args.reference is None:
+    needs = sample_suite.needs_of(of_samples)
+    if args.samples is not None and args.reference is None and needs & set(Reference._fields):
         raise UserError(
             f"samples={args.samples} needs real images to compare with: reference=tfds:NAME, "
             "folder:PATH or an npz"
         )
+    defaults = Args()
+    for name in ("num", "steps", *DRAWING) if args.samples is not None else ():
+        if name != "batch_size" and getattr(args, name) != getattr(defaults, name):
+            raise UserError(f"{name}={getattr(args, name)}: the samples are given, not drawn")
+
+
+def find_extractor(args: Args, names: list[str]) -> FeatureExtractor:
+    """What sees the images; raises UserError if it cannot be had, or these metrics are not its."""
+    mesh = devices.make_mesh(ParallelConfig(), args.batch_size)
+    extractor = choose_extractor(args.features, args.protocol, args.inception, mesh)
+    check_features(names, extractor.is_inception)
+    return extractor
 
 
 def run_evaluation(args: Args, workdir: str) -> Evaluation:
@@ -113,20 +129,20 @@ def run_evaluation(args: Args, workdir: str) -> Evaluation:
     return Evaluation(run, mesh, source, settings, num, args.batch_size, steps, args.seed, args.out)
 
 
-def measure_samples(args: Args, names: list[str]) -> None:
+def measure_samples(args: Args, names: list[str], extractor: FeatureExtractor) -> None:
     """Draws or reads samples, measures them, and prints and writes the table."""
-    mesh = devices.make_mesh(ParallelConfig(), args.batch_size)
-    extractor = choose_extractor(args.features, args.protocol, args.inception, mesh)
-    check_features(names, extractor.is_inception)
-    if args.samples is not None:
-        subjects = read_subjects(listed(args.samples), args.out)
-    else:
-        subjects = drawn_subjects(
-            listed(args.workdir), args.checkpoint, args.ema, generation_options(args)
-        )
-    real, known = find_reference(args, names, extractor, subjects[0])
-    if extractor.is_inception and subjects[0].images.shape[2] == 1:
+    given = read_subjects(listed(args.samples), args.out)
+    shape = given[0].images.shape if given else data_shape(run_config(args))
+    if extractor.is_inception and shape[-1] == 1:
         print("grey images are given to Inception as RGB, three times the same channel")
+    real = find_reference(args, names, shape)
+    known = know(real, extractor, sample_suite.needs_of(names)) if real else Reference()
+    if args.save_statistics is not None and real:
+        save = partial(save_statistics, known, extractor, args.save_statistics)
+        processes.on_main_process(save)
+    subjects = given or drawn_subjects(
+        listed(args.workdir), args.checkpoint, args.ema, generation_options(args)
+    )
     rows = [sample_suite.measure_subject(each, known, extractor, names) for each in subjects]
 
     results = sample_suite.describe(real, extractor, rows)
@@ -140,29 +156,34 @@ def measure_samples(args: Args, names: list[str]) -> None:
 
 def generation_options(args: Args) -> GenerationOptions:
     """How samples are drawn; raises UserError for numbers out of range."""
-    names = {field.name for field in fields(GenerationOptions)} & set(vars(args))
-    given = {name: getattr(args, name) for name in names}
+    given = {name: getattr(args, name) for name in DRAWING}
     return GenerationOptions(**given | {"num": args.num or PAPER_NUM})
 
 
-def find_reference(
-    args: Args, names: list[str], extractor: FeatureExtractor, subject: Subject
-) -> tuple[RealImages | None, Reference]:
-    """Real images for metrics that compare with them. Raises UserError."""
-    needs = sample_suite.needs_of(names)
+def run_config(args: Args) -> Config:
+    """The config of the first run; raises UserError if the data of the others are not its."""
+    configs = [load_run(workdir).config for workdir in listed(args.workdir)]
+    for workdir, config in zip(listed(args.workdir), configs, strict=True):
+        if args.reference is None and replace(config.data, dir="") != replace(
+            configs[0].data, dir=""
+        ):
+            raise UserError(
+                f"workdir={args.workdir}: {workdir} was trained on other data than the first run; "
+                "say which to compare with, as in reference=tfds:cifar10"
+            )
+    return configs[0]
+
+
+def find_reference(args: Args, names: list[str], shape: tuple[int, ...]) -> RealImages | None:
+    """Real images, for metrics that compare with them. Raises UserError."""
+    if not sample_suite.needs_of(names) & set(Reference._fields):
+        return None
     if args.reference is not None:
+        height, width, channels = shape
         like = DataConfig(dir=args.data_dir or "")
-        real = read_reference(args.reference, like, subject.images.shape)
-    elif needs & set(Reference._fields):
-        settings = load_run(listed(args.workdir)[0]).config.data
-        images = of_data(data_settings(settings, args))
-        real = RealImages(images.name, images, {})
-    else:
-        return None, Reference()
-    known = know(real, extractor, needs)
-    if args.save_statistics is not None:
-        processes.on_main_process(partial(save_statistics, known, args.save_statistics))
-    return real, known
+        return read_reference(args.reference, like, (height, width, channels))
+    images = of_data(data_settings(run_config(args).data, args))
+    return RealImages(images.name, images, {})
 
 
 def data_settings(settings: DataConfig, args: Args) -> DataConfig:
@@ -170,7 +191,7 @@ def data_settings(settings: DataConfig, args: Args) -> DataConfig:
     if args.split is not None:
         if not settings.name.startswith("tfds:"):
             raise UserError(f"split={args.split}: {settings.name} has no splits; leave it out")
-        settings = replace(settings, split=args.split)
+        settings = replace(settings, split=args.split, held_out="")
     if args.data_dir is not None:
         settings = replace(settings, dir=args.data_dir)
     return settings

@@ -73,7 +73,7 @@ def main() -> None:
     # Evaluators
     evaluators = [
         validation_evaluator(config, diffusion, network, mesh, held_out),  # before the save
-        metrics_evaluator(config, network, mesh, workdir),  # so too: it says which to keep
+        metrics_evaluator(config, network, mesh, source, workdir),  # so too: it says which to keep
         picture_evaluator(config, network, mesh, source, workdir / "samples"),  # after it
     ]
 

@@ -108,7 +108,7 @@ def main() -> None:
     rows = []
     for name, changed in sets.items():
         found = measure(Samples(extractor.extract(changed), known), names)
-        rows.append(sample_suite.Row(name, len(changed), "", found))
+        rows.append(sample_suite.Row(name, len(changed), "", found, {}))
         print(f"{name}: " + ", ".join(f"{k} {v.value:.4g}" for k, v in found.items()), flush=True)
     print(f"\nby features of {extractor.name}, against {half} images of {args.data}\n")
     print(sample_suite.table(rows))

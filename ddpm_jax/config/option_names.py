@@ -9,14 +9,16 @@ from ddpm_jax.errors import UserError
 
 
 @contextmanager
-def naming_options(options: type, renamed: Mapping[str, str] | None = None) -> Iterator[None]:
+def naming_options(
+    options: type, renamed: Mapping[str, str] | None = None, prefix: str = "--"
+) -> Iterator[None]:
     """Errors raised in the block name options: `--eta 2` instead of `eta=2`.
 
     Every field of the dataclass `options` is replaced by its option, and every key of `renamed` by
     its value, as in {"guidance_scale": "--scales"}.
     """
     names = [field.name for field in dataclasses.fields(options)]
-    known = {name: f"--{name.replace('_', '-')}" for name in names} | dict(renamed or {})
+    known = {name: f"{prefix}{name.replace('_', '-')}" for name in names} | dict(renamed or {})
     try:
         yield
     except UserError as error:

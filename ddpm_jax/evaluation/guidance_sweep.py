@@ -6,8 +6,8 @@
 Samples of every class are measured with the features of a classifier that did not guide them: the
 same config trained with another seed will do, as in `train.py --config
 configs/digits_classifier.py --train.seed 1 --workdir runs/judge`. It writes a table, a picture and
-the samples themselves. Kill it whenever you like: the same command goes on where it stopped, and
-further scales or lengths are added to what is there.
+the samples themselves. Kill it whenever you like: the same command goes on where it stopped.
+Samples that are there already, of some of its scales or lengths, are not drawn again.
 """
 
 import sys
@@ -59,7 +59,7 @@ class Args:
     out: Path | None = None  # folder for the results; None: WORKDIR/sweep
 
 
-class RealImages(NamedTuple):
+class Baseline(NamedTuple):
     """What samples are compared with, and the metrics of other real images measured as samples."""
 
     reference: Reference
@@ -98,17 +98,17 @@ def plan_length(run: Run, args: Args, steps: str) -> Plan:
         raise UserError(f"num={args.num}: must be at least 8, to tell of diversity")
     return run.plan(
         GenerationOptions(
-            args.num,
-            "all",
-            args.seed,
-            args.sampler,
-            steps,
-            args.eta,
-            args.batch_size,
-            args.classifier,
-            args.scales,
-            args.cfg_scales,
-            args.guidance_interval,
+            num=args.num,
+            labels="all",
+            seed=args.seed,
+            sampler=args.sampler,
+            steps=steps,
+            eta=args.eta,
+            batch_size=args.batch_size,
+            classifier=args.classifier,
+            guidance_scale=args.scales,
+            cfg_scale=args.cfg_scales,
+            guidance_interval=args.guidance_interval,
         )
     )
 
@@ -131,7 +131,7 @@ def load_extractor(folder: Path, plan: Plan) -> FeatureExtractor:
 
 def measure_real_images(
     classifier: Config, settings: DataConfig, extractor: FeatureExtractor, num: int
-) -> RealImages:
+) -> Baseline:
     """Measures `num` random images, or half of all, against up to MAX_REAL others."""
     source = data.load_source(settings)
     check_num_classes(classifier, source)
@@ -140,7 +140,7 @@ def measure_real_images(
     few = min(num, len(order) // 2)
     features = extractor.extract(images[few:]).pool
     reference = Reference(fit(features), features=features)
-    return RealImages(reference, measured(extractor.extract(images[:few]), labels[:few], reference))
+    return Baseline(reference, measured(extractor.extract(images[:few]), labels[:few], reference))
 
 
 def measured(features: Features, labels: np.ndarray, reference: Reference) -> SampleMetrics:

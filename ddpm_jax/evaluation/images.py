@@ -1,10 +1,12 @@
 """Sets of images to measure: arrays in a file, folders of pictures, and data sets."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ddpm_jax import data
 from ddpm_jax.config import DataConfig
@@ -12,6 +14,9 @@ from ddpm_jax.data.folder import find_images
 from ddpm_jax.errors import UserError
 from ddpm_jax.runs.digest import sha256
 from ddpm_jax.runtime.files import expanded
+
+# A data set, perhaps with its version, and perhaps a split: tfds:cifar10:3.0.2:train[:10%]
+TFDS = re.compile(r"(tfds:[\w/]+(?::\d+\.[\d.*]+)?)(?::(\D.*))?")
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,11 @@ def of_folder(folder: Path) -> ImageSet:
     paths, _ = find_images(folder)
     if not paths:
         raise UserError(f"{folder} has no PNG, JPEG or WebP images")
+    channels = 1 if _is_grey(folder / paths[0]) else 3
 
     def read(name: str) -> np.ndarray:
         try:
-            return data.decode_image(folder / name, 3)
+            return data.decode_image(folder / name, channels)
         except Exception as error:  # PIL: OSError, SyntaxError, ValueError, struct.error, ...
             raise UserError(f"{folder / name} cannot be read: {error}") from error
 
@@ -69,37 +75,51 @@ def of_folder(folder: Path) -> ImageSet:
                     )
             yield np.stack(images)
 
-    height, width, channels = first.shape
+    height, width, _ = first.shape
     return ImageSet(str(folder), (height, width, channels), len(paths), batches)
 
 
-def of_data(settings: DataConfig, num: int | None = None) -> ImageSet:
-    """The first `num` images of a data set, or all, cropped and resized as for training."""
-    source = data.load_source(settings)
+def _is_grey(path: Path) -> bool:
+    try:
+        with Image.open(path) as picture:
+            return picture.mode in ("1", "L", "I;16")
+    except OSError:  # reported once it is read
+        return False
+
+
+def of_data(settings: DataConfig) -> ImageSet:
+    """A data set without the examples held out from training. Raises UserError for points."""
+    source, _ = data.hold_out(data.load_source(settings), settings)
+    return of_source(source, settings)
+
+
+def of_source(source: data.Source, settings: DataConfig) -> ImageSet:
+    """The images of a source, cropped and resized as for training. Raises UserError for points."""
     if source.points is not None:
         raise UserError(f"{settings.name} has points, not images")
-    total = len(source) if num is None else min(num, len(source))
     side, name = settings.image_size, settings.name
     return ImageSet(
         f"{name} {settings.split}" if name.startswith("tfds:") else name,
         (side, side, settings.channels),
-        total,
-        lambda size: (batch["x"] for batch in data.ordered_batches(source, settings, size, total)),
+        len(source),
+        lambda size: (batch["x"] for batch in data.ordered_batches(source, settings, size)),
     )
 
 
-def read_samples(text: str | Path) -> ImageSet:
+def read_images(text: str | Path) -> tuple[ImageSet, np.ndarray]:
     """The images of a samples.npz, of the folder of one, or of a folder of pictures.
 
-    Raises UserError.
+    Also their labels, int [N], or an empty array. Raises UserError.
     """
     path = expanded(text)
     file = path / "samples.npz" if (path / "samples.npz").is_file() else path
     if file.is_dir():
-        return of_folder(file)
+        return of_folder(file), np.empty(0, int)
     if not file.is_file():
         raise UserError(f"samples={text}: no such file or folder")
-    return of_array(str(file), read_arrays(file, ("arr_0",))["arr_0"])
+    images = of_array(str(file), read_arrays(file, ("arr_0",))["arr_0"])
+    labels = read_arrays(file, ("arr_1",), all_of_them=False).get("arr_1", np.empty(0, int))
+    return images, labels if labels.shape == (images.num,) else np.empty(0, int)
 
 
 def read_arrays(
@@ -113,15 +133,19 @@ def read_arrays(
         raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
 
 
-def named_data(text: str, like: DataConfig, shape: tuple[int, int, int]) -> DataConfig:
-    """The settings of `tfds:NAME[:SPLIT]` or `folder:PATH`, for images of a shape."""
+def named_data(text: str, like: DataConfig, shape: tuple[int, int, int]) -> DataConfig | None:
+    """The settings of `tfds:NAME[:VERSION][:SPLIT]`, `folder:PATH` or `digits`, for a shape.
+
+    None if the text is the name of a file or folder. Raises UserError.
+    """
     height, width, channels = shape
+    if not (text.startswith(("tfds:", "folder:")) or text in data.SOURCES):
+        return None
     if height != width:
         raise UserError(f"reference={text}: for images of {height}x{width}; only squares are cut")
-    kind, name, *rest = text.split(":")
     split = "train"
-    if kind == "tfds" and rest and "/" not in rest[-1] and not rest[-1][:1].isdigit():
-        text, split = f"{kind}:{name}", rest[-1]
+    if found := TFDS.fullmatch(text):
+        text, split = found[1], found[2] or split
     return replace(
         like,
         name=text,

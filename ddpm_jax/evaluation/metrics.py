@@ -1,7 +1,7 @@
 """Metrics of samples, by features of them and of real images: one table, METRICS.
 
-Another metric is a function here and a row of the table; the columns and pictures of evaluate.py
-and of the guidance sweep follow.
+Another metric is a function here and a row of the table; the columns of evaluate.py and of the
+guidance sweep follow.
 """
 
 import math
@@ -46,7 +46,8 @@ class Metric(NamedTuple):
 
     Attributes:
       measure: samples -> an estimate.
-      needs: names of fields of `Samples`, `Features` or `Reference` besides the pool features.
+      needs: what it needs besides the samples' own pool features: "labels" and "logits" of the
+        samples, "pool", "spatial" and "features" of the real images.
       more_is_better: True for a score, False for a distance.
       inception: True if the name is that of features of Inception; False if other features only
         are meant; None for either.
@@ -71,7 +72,7 @@ def precision(samples: Samples) -> Estimate:
 
 
 def recall(samples: Samples) -> Estimate:
-    """The share of real images among the samples."""
+    """The share of real images among the samples; its error is due to the choice of the former."""
     real, found = samples.real.features, samples.features.pool
     return _share(precision_recall.share_among(found, real), len(real))
 
@@ -117,7 +118,9 @@ METRICS: dict[str, Metric] = {
     "sfid": Metric(spatial_frechet, "sFID (less is better)", ["spatial"], inception=True),
     "is": Metric(score, "Inception Score", ["logits"], inception=True, more_is_better=True),
     "kid": Metric(kernel, "KID (less is better)", ["features"], inception=True),
-    "accuracy": Metric(accuracy, "accuracy: the class asked for", ["labels"], False, True),
+    "accuracy": Metric(
+        accuracy, "accuracy: the class asked for", ["labels", "logits"], False, more_is_better=True
+    ),
     "precision": Metric(precision, "precision: looks real", ["features"], more_is_better=True),
     "recall": Metric(recall, "recall: the variety of the real", ["features"], more_is_better=True),
     "frechet": Metric(frechet, "Frechet distance (less is better)", ["pool"], inception=False),

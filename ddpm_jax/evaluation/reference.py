@@ -15,7 +15,14 @@ import numpy as np
 from ddpm_jax.config import DataConfig
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.features import FeatureExtractor, features_of
-from ddpm_jax.evaluation.images import ImageSet, named_data, of_array, of_data, read_arrays
+from ddpm_jax.evaluation.images import (
+    ImageSet,
+    named_data,
+    of_array,
+    of_data,
+    of_folder,
+    read_arrays,
+)
 from ddpm_jax.evaluation.metrics import Reference
 from ddpm_jax.evaluation.statistics import Statistics, fit
 from ddpm_jax.runs.partial_results import read_partial_together, save_partial
@@ -26,6 +33,8 @@ from ddpm_jax.runtime.progress import progress
 
 # In the evaluators' files, and in ours.
 NAMES = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
+SEEN_BY = "features_digest"  # in our own files: what the statistics are features of
+KEPT_FEATURES = 100_000  # images up to which the features themselves are kept too, 800 MB
 
 
 class RealImages(NamedTuple):
@@ -34,27 +43,28 @@ class RealImages(NamedTuple):
     name: str
     images: ImageSet | None
     given: dict[str, Statistics]  # of the "pool" and "spatial" features
+    given_by: str = ""  # the digest of what saw those images; "": the file does not say
 
 
-def read_reference(
-    text: str, like: DataConfig, shape: tuple[int, int, int], data_dir: str | None = None
-) -> RealImages:
-    """`tfds:NAME[:SPLIT]`, `folder:PATH`, or an npz file of images, of statistics or of both.
+def read_reference(text: str, like: DataConfig, shape: tuple[int, int, int]) -> RealImages:
+    """A data set, a folder of pictures, or an npz file of images, of statistics or of both.
 
-    A data set is cropped and resized to `shape` as for training, by the settings `like`. Raises
+    `tfds:NAME[:SPLIT]`, `folder:PATH` and `digits` are cropped and resized to `shape` as for
+    training, by the settings `like`. The pictures of a plain PATH stay as they are. Raises
     UserError.
     """
-    if text.partition(":")[0] in ("tfds", "folder", "digits"):
-        settings = named_data(text, like, shape)
+    if (settings := named_data(text, like, shape)) is not None:
         return RealImages(text, of_data(settings), {})
     path = expanded(text)
-    file = path / "samples.npz" if path.is_dir() else path
+    file = path / "samples.npz" if (path / "samples.npz").is_file() else path
+    if file.is_dir():
+        return RealImages(text, of_folder(file), {})
     if not file.is_file():
         raise UserError(
-            f"reference={text}: no such file; it must be tfds:NAME[:SPLIT], folder:PATH or an npz "
-            "of images (arr_0) or of statistics (mu, sigma)"
+            f"reference={text}: no such file; it must be tfds:NAME[:SPLIT], folder:PATH, a folder "
+            "of pictures, or an npz of images (arr_0) or of statistics (mu, sigma)"
         )
-    names = ("arr_0", *(name for pair in NAMES.values() for name in pair))
+    names = ("arr_0", SEEN_BY, *(name for pair in NAMES.values() for name in pair))
     arrays = read_arrays(file, names, all_of_them=False)
     given = {
         kind: Statistics(arrays[mean].astype(float), arrays[cov].astype(float))
@@ -64,11 +74,21 @@ def read_reference(
     images = of_array(str(file), arrays["arr_0"]) if "arr_0" in arrays else None
     if images is None and not given:
         raise UserError(f"{file} has no images (arr_0) and no statistics (mu, sigma)")
-    return RealImages(str(file), images, given)
+    return RealImages(str(file), images, given, str(arrays.get(SEEN_BY, "")))
 
 
 def know(real: RealImages, extractor: FeatureExtractor, needs: Collection[str]) -> Reference:
-    """The features and statistics of real images that metrics need. Raises UserError."""
+    """The features and statistics of real images that metrics need.
+
+    Raises UserError, also for statistics of other features than the extractor's.
+    """
+    if real.given and (real.given_by or extractor.digest) != extractor.digest:
+        raise UserError(f"{real.name} has statistics of other features than {extractor.name}")
+    if real.given and not (real.given_by or extractor.is_inception):
+        raise UserError(
+            f"{real.name} does not say which features its statistics are of; other files than ours "
+            "have those of Inception"
+        )
     missing = set(needs) & set(Reference._fields) - set(real.given)
     if not missing:
         return _with_given(Reference(), real)
@@ -91,7 +111,7 @@ def _known_of_images(
 ) -> Reference:
     file = cache_folder() / "statistics" / f"{images.digest()}_{extractor.digest}.npz"
     names = [name for kind in ("pool", "spatial") for name in NAMES[kind]]
-    if "features" in wanted:
+    if "features" in wanted or images.num <= KEPT_FEATURES:
         names.append("features")
     arrays = read_partial_together(file, names)
     if arrays is None:
@@ -107,9 +127,9 @@ def _known_of_images(
     return Reference(pool, spatial, arrays.get("features", Reference().features))
 
 
-def save_statistics(known: Reference, file: Path) -> None:
-    """Writes statistics in the format of the evaluators."""
-    arrays: dict[str, np.ndarray] = {}
+def save_statistics(known: Reference, extractor: FeatureExtractor, file: Path) -> None:
+    """Writes statistics in the format of the evaluators, and which features they are of."""
+    arrays = {SEEN_BY: np.array(extractor.digest)}
     for statistics, (mean, cov) in zip((known.pool, known.spatial), NAMES.values(), strict=True):
         if statistics.mean.size:
             arrays |= {mean: statistics.mean, cov: statistics.cov}

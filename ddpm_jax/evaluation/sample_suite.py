@@ -31,6 +31,7 @@ class Subject(NamedTuple):
     images: ImageSet
     labels: np.ndarray  # int [N], the classes asked for; empty if not known
     folder: Path  # where its features are kept
+    sampling: Mapping[str, Any]  # how they were drawn; empty if that is not known
 
 
 class Row(NamedTuple):
@@ -40,6 +41,7 @@ class Row(NamedTuple):
     num: int
     digest: str  # of the images
     estimates: dict[str, Estimate]
+    sampling: Mapping[str, Any]
 
 
 def needs_of(names: Collection[str]) -> set[str]:
@@ -57,15 +59,22 @@ def measure_subject(
         features = features_of(
             subject.images, extractor, folder, signals.with_stop_check(bar.update)
         )
-    if "labels" in needs_of(names) and not len(subject.labels):
-        raise UserError(f"metrics=accuracy: it is not known which classes {subject.name} has")
-    if "logits" in needs_of(names) and not features.logits.size:
-        raise UserError(f"features={extractor.name} have no scores of classes")
+    samples = Samples(features, known, subject.labels)
+    estimates = checked_measure(samples, names, subject.name)
+    return Row(subject.name, subject.images.num, digest, estimates, subject.sampling)
+
+
+def checked_measure(samples: Samples, names: Sequence[str], whose: str) -> dict[str, Estimate]:
+    """Measures samples, called `whose`; raises UserError for metrics that they do not allow."""
+    needs = needs_of(names)
+    if "labels" in needs and not len(samples.labels):
+        raise UserError(f"metrics=accuracy: it is not known which classes {whose} has")
+    if "logits" in needs and not samples.features.logits.size:
+        raise UserError(f"metrics={','.join(names)}: these features have no scores of classes")
     try:
-        estimates = measure(Samples(features, known, subject.labels), names)
+        return measure(samples, names)
     except ValueError as error:
-        raise UserError(f"{subject.name}: {error}") from error
-    return Row(subject.name, subject.images.num, digest, estimates)
+        raise UserError(f"{whose}: {error}") from error
 
 
 def warnings_of(rows: Sequence[Row], size: int) -> list[str]:
@@ -87,11 +96,13 @@ def describe(
         "features_digest": extractor.digest,
         "reference": real and real.name,
         "reference_images": real.images.num if real and real.images else None,
+        "reference_statistics": "stored in the file" if real and real.given else "of these images",
         "rows": [
             {
                 "name": row.name,
                 "images": row.num,
                 "images_digest": row.digest,
+                "sampling": dict(row.sampling),
                 **{name: _number(estimate) for name, estimate in row.estimates.items()},
             }
             for row in rows

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from ddpm_jax.evaluation.images import of_array, read_samples
+from ddpm_jax.evaluation.images import of_array, read_images
 from ddpm_jax.evaluation.sample_suite import Subject
-from ddpm_jax.generation import GenerationOptions, load_run
+from ddpm_jax.generation import GenerationOptions, load_run, output_folder
 
 
 def drawn_subjects(
@@ -22,7 +20,9 @@ def drawn_subjects(
     for workdir in workdirs:
         run = load_run(workdir, checkpoint, ema)
         folder = run.workdir / "evaluation"
-        batch = run.plan(options).generate(folder / "samples", progress_delay_seconds=0)
+        plan = run.plan(options)
+        sampling = output_folder.describe(plan)
+        batch = plan.generate(folder / "samples", progress_delay_seconds=0)
         num = len(batch) // len(batch.scales)
         for i, scales in enumerate(batch.scales):
             row = slice(i * num, (i + 1) * num)
@@ -30,7 +30,8 @@ def drawn_subjects(
             images = of_array(name, batch.images[row])
             labels = batch.labels[row]
             known = labels if labels.min() >= 0 else labels[:0]
-            subjects.append(Subject(name, images, known, folder / "features"))
+            scale = {f"{kind}_scale": value for kind, value in scales._asdict().items()}
+            subjects.append(Subject(name, images, known, folder / "features", sampling | scale))
     return subjects
 
 
@@ -41,8 +42,8 @@ def read_subjects(paths: Sequence[str], out: Path | None) -> list[Subject]:
     """
     subjects = []
     for path in paths:
-        images = read_samples(path)
+        images, labels = read_images(path)
         place = Path(images.name)
         folder = out or (place if place.is_dir() else place.parent) / "evaluation"
-        subjects.append(Subject(path, images, np.empty(0, int), folder / "features"))
+        subjects.append(Subject(path, images, labels, folder / "features", {}))
     return subjects

@@ -7,23 +7,24 @@ again. One more takes a function here that builds it and an entry in the list in
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
 
-from ddpm_jax.config import Config
+from ddpm_jax.config import Config, EvaluateConfig
+from ddpm_jax.config.option_names import naming_options
 from ddpm_jax.data import Source, first_images, shrink
 from ddpm_jax.diffusion.process import Diffusion
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.features import choose_extractor, features_of
-from ddpm_jax.evaluation.images import of_array, of_data
-from ddpm_jax.evaluation.metrics import Samples, measure
+from ddpm_jax.evaluation.images import of_array, of_source
+from ddpm_jax.evaluation.metrics import Reference, Samples
 from ddpm_jax.evaluation.reference import RealImages, know
 from ddpm_jax.evaluation.run_metrics import check_features, choose_metrics
-from ddpm_jax.evaluation.sample_suite import needs_of
+from ddpm_jax.evaluation.sample_suite import checked_measure, needs_of
 from ddpm_jax.generation.generator import Generator
 from ddpm_jax.generation.labels import choose_labels
 from ddpm_jax.models import Network
@@ -48,8 +49,8 @@ class Evaluator(NamedTuple):
       before_save: True if it runs before the checkpoint of its step is saved, because its results
         decide which checkpoint is kept. Others run after the save, so that a kill while they run
         costs no step.
-      missing: the resume rule: `missing(step)` is True if a run that resumes after `step`, one of
-        the evaluator's own steps, finds no results of it and must evaluate again.
+      missing: the resume rule: `missing(step)` is True if there are no results of `step`, so that a
+        run that resumes there must evaluate it again.
     """
 
     every_steps: int
@@ -110,7 +111,9 @@ def picture_evaluator(
     return Evaluator(config.train.sample_every_steps, evaluate, missing=missing)
 
 
-def metrics_evaluator(config: Config, network: Network, mesh: Mesh, workdir: Path) -> Evaluator:
+def metrics_evaluator(
+    config: Config, network: Network, mesh: Mesh, source: Source, workdir: Path
+) -> Evaluator:
     """Metrics of samples from the averaged weights, against the training set; the best is kept.
 
     Samples of an evaluation that was stopped are not drawn again. Raises UserError for metrics that
@@ -119,28 +122,35 @@ def metrics_evaluator(config: Config, network: Network, mesh: Mesh, workdir: Pat
     settings = config.evaluate
     if not settings.every_steps:
         return OFF
-    of_runs, names = choose_metrics(settings.metrics)
-    if of_runs or config.model.kind != "unet" or config.data.low_res_size:
-        raise UserError(
-            "evaluate.every_steps: measures samples of models of images by fid, kid, ..."
-        )
-    extractor = choose_extractor(settings.features, settings.protocol, None, mesh)
-    check_features(names, extractor.is_inception)
+    with naming_options(EvaluateConfig, prefix="--evaluate."):
+        of_runs, names = choose_metrics(settings.metrics)
+        if of_runs or config.model.kind != "unet" or config.data.low_res_size:
+            raise UserError(
+                f"metrics={settings.metrics}: training measures samples of models of images alone"
+            )
+        extractor = choose_extractor(settings.features, settings.protocol, None, mesh)
+        check_features(names, extractor.is_inception)
     generator = Generator(config, network, mesh)
     folder = workdir / "evaluation" / "training"
 
+    real = RealImages(config.data.name, of_source(source, config.data), {})
+
+    @cache
+    def known() -> Reference:
+        return know(real, extractor, needs_of(names))
+
     def evaluate(step: int, state: TrainState) -> Results:
-        images = of_data(config.data)
-        known = know(RealImages(images.name, images, {}), extractor, needs_of(names))
         labels = choose_labels("", settings.num, config.model.num_classes, seed=0)
         with progress(settings.num, 0, "sample", f"step {step}", PICTURE_BAR_SECONDS) as bar:
             update = signals.with_stop_check(bar.update)
             batch = generator.generate(state.ema, 0, labels, update, partial_results=folder)
-        samples = of_array(f"step {step}", batch.images)
+        images = of_array(f"step {step}", batch.images)
         with progress(settings.num, 0, "image", "features", PICTURE_BAR_SECONDS) as bar:
             update = signals.with_stop_check(bar.update)
-            features = features_of(samples, extractor, on_progress=update)
-        found = measure(Samples(features, known, labels), names)
+            features = features_of(images, extractor, on_progress=update)
+        samples = Samples(features, known(), labels if config.model.num_classes else labels[:0])
+        with naming_options(EvaluateConfig, prefix="--evaluate."):
+            found = checked_measure(samples, names, f"step {step}")
         processes.on_main_process(partial(shutil.rmtree, folder, ignore_errors=True))
         errors = {f"{name}_standard_error": each.standard_error for name, each in found.items()}
         return {name: each.value for name, each in found.items()} | errors

@@ -11,7 +11,7 @@ from PIL import Image
 
 import evaluate
 from ddpm_jax.config import ParallelConfig
-from ddpm_jax.evaluation.features import classifier_extractor
+from ddpm_jax.evaluation.features import classifier_extractor, function_extractor
 from ddpm_jax.evaluation.frechet import frechet_distance
 from ddpm_jax.evaluation.statistics import Statistics, fit
 from ddpm_jax.generation import load_run
@@ -61,7 +61,7 @@ def test_samples_are_measured_against_images(measure):
     distance = frechet_distance(fit(pixels.flat(FAKE)), fit(pixels.flat(REAL)))
     assert row["frechet"]["value"] == pytest.approx(distance, rel=1e-6)
     assert 0 < row["frechet"]["standard_error"] < distance
-    assert row["images"] == 70 and found["reference"] == "real.npz"
+    assert row["sampling"] == {} and row["images"] == 70 and found["reference"] == "real.npz"
     assert found["features"] == "tests.evaluation.pixels:flat"
     assert f"| fake.npz | 70 | {distance:.4g} ± " in out and "| precision |" in out
 
@@ -69,10 +69,13 @@ def test_samples_are_measured_against_images(measure):
 def test_statistics_in_a_file_take_the_place_of_images(measure, place):
     command = f"--samples fake.npz {FLAT} --metrics frechet --reference"
     _, found = measure(f"{command} real.npz --save-statistics statistics.npz")
-    assert set(np.load(place / "statistics.npz")) == {"mu", "sigma"}
+    names = {"mu", "sigma", "features_digest"}
+    assert set(np.load(place / "statistics.npz")) == names
     _, again = measure(f"{command} statistics.npz")
     assert again["rows"][0]["frechet"] == pytest.approx(found["rows"][0]["frechet"])
-    np.savez(place / "batch.npz", REAL[:50], mu=np.zeros(16), sigma=np.eye(16))
+    statistics = {"mu": np.zeros(16), "sigma": np.eye(16)}
+    digest = function_extractor("tests.evaluation.pixels:flat").digest
+    np.savez(place / "batch.npz", REAL[:50], features_digest=digest, **statistics)
     _, batch = measure(f"{command} batch.npz")  # as ADM's: its statistics count, not its images
     expected = frechet_distance(fit(pixels.flat(FAKE)), Statistics(np.zeros(16), np.eye(16)))
     assert batch["rows"][0]["frechet"]["value"] == pytest.approx(expected, rel=1e-6)
@@ -92,6 +95,8 @@ def test_several_scales_of_a_run_are_drawn_once_and_make_a_table(measure, monkey
     names = [row["name"] for row in found["rows"]]
     assert len(names) == 2 and all(name.startswith("run ") for name in names)
     values = [row["frechet"]["value"] for row in found["rows"]]
+    sampling = [row["sampling"] for row in found["rows"]]
+    assert [each["cfg_scale"] for each in sampling] == [1, 3] and sampling[0]["steps"] == "4"
     assert values[0] != values[1] and found["reference"] == "digits"
     assert "mean little, for there are 16 features" not in out
     monkeypatch.setattr(Generator, "_draw", None)
@@ -105,6 +110,11 @@ def test_a_few_images_are_warned_of(measure, place):
         "few.npz: frechet of 9 images mean little, for there are 16 features: measure 10,000" in out
     )
     assert "fake.npz: frechet" not in out
+
+
+def test_labels_beside_the_samples_are_the_classes_asked_for(measure):
+    _, found = measure("--samples fake.npz --metrics accuracy --features classifier:classifier")
+    assert 0 <= found["rows"][0]["accuracy"]["value"] <= 1 and found["reference"] is None
 
 
 def test_a_folder_of_pictures_is_as_good_as_a_file(measure, place):
@@ -192,8 +202,8 @@ BAD = [
         "is not the run of a classifier",
     ),
     (
-        f"{FAKE_AND_REAL} accuracy --features classifier:classifier",
-        "not known which classes fake.npz has",
+        "--samples real.npz --metrics accuracy --features classifier:classifier",
+        "not known which classes real.npz has",
     ),
     (
         "--samples big.npz --reference big.npz --metrics frechet --features classifier:classifier",
@@ -210,7 +220,13 @@ def test_bad_input_is_answered_in_a_line(place, options, says, monkeypatch, caps
     np.savez(place / "one.npz", FAKE[:1])
     np.savez(place / "points.npz", np.zeros((9, 2), np.float32))
     np.savez(place / "big.npz", np.zeros((9, 8, 8, 1), np.uint8))
-    np.savez(place / "other.npz", mu=np.zeros(3), sigma=np.eye(3))
+    digest = function_extractor("tests.evaluation.pixels:flat").digest
+    statistics = {"mu": np.zeros(3), "sigma": np.eye(3)}
+    np.savez(place / "other.npz", features_digest=digest, **statistics)
+    np.savez(place / "theirs.npz", features_digest="other", **statistics)
+    np.savez(place / "unknown.npz", **statistics)
+    if not (place / "other").exists():
+        make_run(place / "other", tiny(num_classes=10, image_size=8))
     np.savez(place / "labels.npz", labels=np.zeros(3))
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *options.split()])
     with pytest.raises(SystemExit) as ended:

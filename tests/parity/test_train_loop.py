@@ -118,8 +118,8 @@ def floor_of_deltas(file: GoldenFile, name: str, deltas: list[np.ndarray]) -> np
 
     The file's floor is one sample of that. For some tensors it is small by luck, in one of 145 by a
     factor of 40: so the larger of its two entries counts, and at least the share of the norm that
-    is the median over all tensors. Besides, a tensor's change may be off by BIAS_CORRECTION of its norm, and so its
-    sum by sqrt(size) times that (Cauchy-Schwarz).
+    is the median over all tensors. Besides, a tensor's change may be off by BIAS_CORRECTION of its
+    norm, and so its sum by sqrt(size) times that (Cauchy-Schwarz).
     """
     floor = file.array(f"floor/{name}/delta_l2_sum").astype(np.float64)
     roots = np.sqrt([delta.size for delta in deltas])

@@ -84,9 +84,15 @@ def test_a_run_stopped_amid_an_evaluation_goes_on_where_it_was(run, tmp_path, mo
     ("options", "says"),
     [
         ("--evaluate.metrics fdi", "fdi is no metric; did you mean fid?"),
-        ("--evaluate.metrics bpd", "measures samples of models of images"),
-        ("--evaluate.metrics fid", "takes features of Inception"),
-        ("--evaluate.features nowhere:there", "No module named 'nowhere'"),
+        (
+            "--evaluate.metrics bpd",
+            "--evaluate.metrics bpd: training measures samples of",
+        ),
+        ("--evaluate.metrics fid", "--evaluate.metrics fid takes features of Inception"),
+        (
+            "--evaluate.features nowhere:there",
+            "--evaluate.features nowhere:there: No module named",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_said_before_the_first_step(

@@ -41,6 +41,11 @@ def _may_change(name: str, new: Config, old: Config) -> bool:
             return new.train.learning_rate_decay == "constant" or new.train.steps > old.train.steps
         case "train.early_stop_validations":  # its patience, but not whether it is at work
             return bool(new.train.early_stop_validations and old.train.early_stop_validations)
+        case "evaluate.every_steps":  # of two kinds of scores, one decides what is best
+            both = new.evaluate.every_steps and old.evaluate.every_steps
+            return bool(both or not new.train.early_stop_validations)
+        case _ if name.startswith("evaluate."):  # scores of earlier steps stay comparable
+            return not old.evaluate.every_steps
         case "data.class_names":  # runs of older versions have none
             return not (old.data.class_names and new.model.num_classes)
     return bool({name, name.partition(".")[0]} & MAY_CHANGE)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 import train
-from ddpm_jax.config import Config, resuming
+from ddpm_jax.config import Config, TrainConfig, resuming
 from ddpm_jax.errors import UserError
 from ddpm_jax.runs import folder
 from ddpm_jax.training.state import learning_rate
@@ -104,6 +104,18 @@ def test_the_patience_of_early_stopping_may_change_but_not_whether_it_is_at_work
     five = changed("train", early_stop_validations=5)
     assert resuming.differences(changed("train", early_stop_validations=9), five) == []
     assert resuming.differences(Config(), five) == ["train.early_stop_validations 5 -> 0"]
+
+
+def test_measuring_may_begin_or_end_but_scores_stay_comparable() -> None:
+    measured = changed("evaluate", every_steps=100)
+    assert (
+        resuming.differences(measured, Config()) == resuming.differences(Config(), measured) == []
+    )
+    fewer = changed("evaluate", every_steps=100, num=10)
+    assert resuming.differences(fewer, measured) == ["evaluate.num 5000 -> 10"]
+    stops = dataclasses.replace(Config(), train=TrainConfig(early_stop_validations=5))
+    both = dataclasses.replace(measured, train=stops.train)
+    assert resuming.differences(both, stops) == ["evaluate.every_steps 0 -> 100"]
 
 
 def test_names_of_classes_count_where_both_runs_have_classes_and_names() -> None:

@@ -86,7 +86,7 @@ def main() -> None:
     args = command_line.parse(Args, sys.argv[1:], description=__doc__)
     devices.use_every_core()
     weights = random_state_dict()
-    mesh = devices.make_mesh(ParallelConfig(data=1), args.batch_size)
+    mesh = devices.make_mesh(ParallelConfig(), args.batch_size)
     program = partial(inception_program, "pytorch_fid")
     ours = in_batches(program, parameters(weights), mesh, args.batch_size)
     peers = {"ours": lambda images: ours(images).pool, "pytorch_fid": theirs(weights)}

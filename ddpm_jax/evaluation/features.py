@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from ddpm_jax.config import Config, data_shape
 from ddpm_jax.data.model_range import to_model_range
@@ -105,9 +105,21 @@ def inception_extractor(protocol: str, file: Path | None, mesh: Mesh) -> Feature
 
 
 def inception_program(protocol: str, params: Params, images: jax.Array) -> Arrays:
-    """From uint8 images [B, H, W, 1 or 3] to the fields of `Features`."""
-    rgb = jnp.broadcast_to(images, (*images.shape[:3], 3))
-    return build_inception().features(params, to_network(protocol, rgb))._asdict()
+    """From uint8 images [B, H, W, 1 or 3] to the fields of `Features`.
+
+    A CPU takes one image after the other: XLA's convolutions allocate memory in proportion to the
+    batch, and the kernel has to fill it with zeros. That is 1.2 times as fast.
+    """
+
+    def together(images: jax.Array) -> Arrays:
+        rgb = jnp.broadcast_to(images, (*images.shape[:3], 3))
+        return build_inception().features(params, to_network(protocol, rgb))._asdict()
+
+    def in_turn(images: jax.Array) -> Arrays:
+        found = jax.lax.map(together, images[:, None])
+        return {name: array[:, 0] for name, array in found.items()}
+
+    return jax.lax.platform_dependent(images, cpu=in_turn, default=together)
 
 
 def classifier_extractor(name: str, config: Config, params: Params, mesh: Mesh) -> FeatureExtractor:
@@ -157,8 +169,16 @@ def in_batches(
     mesh: Mesh,
     batch_size: int = BATCH_SIZE,
 ) -> Callable[[np.ndarray], Features]:
-    """`extract(images)`: a program over all devices, jitted, on batches of one size."""
-    jitted = jax.jit(program)
+    """`extract(images)`: a program over all devices, jitted, on batches of one size.
+
+    Each device runs it on its own images, so that a program may loop over them.
+    """
+    split = PartitionSpec(mesh.axis_names)
+    jitted = jax.jit(
+        jax.shard_map(
+            program, mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=split, check_vma=False
+        )
+    )
     size = -(-batch_size // mesh.devices.size) * mesh.devices.size
 
     def extract(images: np.ndarray) -> Features:

@@ -6,7 +6,7 @@ convolution's kernel and bias.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal, NamedTuple, cast
 
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ddpm_jax.diffusion.shapes import Array, Float
+from ddpm_jax.models.inference_convolution import inference_convolution
 from ddpm_jax.models.initializers import ZERO_INIT, Rngs
 from ddpm_jax.models.network import Params, functional
 
@@ -35,19 +36,22 @@ class Conv(NamedTuple):
     padding: Literal["SAME", "VALID"] = "SAME"
 
 
+# Pools go down the columns, then along the rows: XLA's CPU code for a window of nine pixels takes
+# 13 ms an image over all pools, for twice three pixels 5.
 def max_pool(x: Images) -> Output:
     """The maximum of 3x3 pixels at every second one, without padding."""
-    return nnx.max_pool(x, (3, 3), (2, 2))
+    return nnx.max_pool(nnx.max_pool(x, (3, 1), (2, 1)), (1, 3), (1, 2))
 
 
 def max_pool_same(x: Images) -> Output:
     """The maximum of 3x3 pixels around each one."""
-    return nnx.max_pool(x, (3, 3), (1, 1), "SAME")
+    return nnx.max_pool(nnx.max_pool(x, (3, 1), padding="SAME"), (1, 3), padding="SAME")
 
 
 def mean_pool_same(x: Images) -> Output:
     """The mean of those of the 3x3 pixels around each one that are in the image."""
-    return nnx.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=False)
+    mean = partial(nnx.avg_pool, padding="SAME", count_include_pad=False)
+    return mean(mean(x, (3, 1)), (1, 3))
 
 
 # Layers by name, each applied to the output of the one before. A list holds branches: each is
@@ -184,6 +188,7 @@ class ConvRelu(nnx.Module):
             strides=conv.stride,
             padding=conv.padding,
             kernel_init=ZERO_INIT,
+            conv_general_dilated=inference_convolution,
             precision=HIGHEST,
             rngs=rngs,
         )

@@ -160,7 +160,8 @@ def save_sweep(
         axes.axhline(real[name], color=INK, linestyle=":", linewidth=1, label="real images")
         axes.set_title(title, fontsize=10, color=INK)
         axes.set(xlabel="guidance scale")
-        axes.set_ylim(bottom=0)
+        if min(real[name], *(row[name] for row in rows)) >= 0:  # a kernel distance may be below
+            axes.set_ylim(bottom=0)
         axes.grid(color=PALE, linewidth=0.6, alpha=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes.get_legend_handles_labels(), loc="upper center", ncols=8, frameon=False)

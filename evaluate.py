@@ -136,6 +136,11 @@ def measure_samples(args: Args, names: list[str], extractor: FeatureExtractor) -
     if extractor.is_inception and shape[-1] == 1:
         print("grey images are given to Inception as RGB, three times the same channel")
     real = find_reference(args, names, shape)
+    if real and real.images and real.images.shape != shape:
+        print(
+            f"samples have {size_of(shape)} pixels and real images {size_of(real.images.shape)}; "
+            f"{extractor.name} takes both as they are"
+        )
     known = know(real, extractor, sample_suite.needs_of(names)) if real else Reference()
     if args.save_statistics is not None and real:
         save = partial(save_statistics, known, extractor, args.save_statistics)
@@ -195,6 +200,11 @@ def data_settings(settings: DataConfig, args: Args) -> DataConfig:
     if args.data_dir is not None:
         settings = replace(settings, dir=args.data_dir)
     return settings
+
+
+def size_of(shape: tuple[int, ...]) -> str:
+    """ "32x32x3" for [32, 32, 3]."""
+    return "x".join(map(str, shape))
 
 
 def listed(text: str | None) -> list[str]:

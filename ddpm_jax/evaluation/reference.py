@@ -54,6 +54,8 @@ def read_reference(text: str, like: DataConfig, shape: tuple[int, int, int]) -> 
     UserError.
     """
     if (settings := named_data(text, like, shape)) is not None:
+        height, width, _ = shape
+        print(f"{text}: cropped and resized to {width}x{height} pixels, as for training")
         return RealImages(text, of_data(settings), {})
     path = expanded(text)
     file = path / "samples.npz" if (path / "samples.npz").is_file() else path

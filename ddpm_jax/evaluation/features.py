@@ -27,7 +27,7 @@ from ddpm_jax.models import Params, build_features, build_network
 from ddpm_jax.models.inception import build_inception
 from ddpm_jax.runs.digest import sha256
 from ddpm_jax.runs.partial_results import read_partial_together, save_partial
-from ddpm_jax.runtime.devices import shard_global_batch, to_host
+from ddpm_jax.runtime.devices import replicate, shard_global_batch, to_host
 from ddpm_jax.runtime.processes import on_main_process
 
 BATCH_SIZE = 64
@@ -165,7 +165,7 @@ def function_extractor(text: str) -> FeatureExtractor:
 
 def in_batches(
     program: Callable[[Params, jax.Array], Arrays],
-    params: Params,
+    params: Params | dict[str, np.ndarray],
     mesh: Mesh,
     batch_size: int = BATCH_SIZE,
 ) -> Callable[[np.ndarray], Features]:
@@ -173,6 +173,7 @@ def in_batches(
 
     Each device runs it on its own images, so that a program may loop over them.
     """
+    on_mesh = replicate(params, mesh)
     split = PartitionSpec(mesh.axis_names)
     jitted = jax.jit(
         jax.shard_map(
@@ -186,7 +187,7 @@ def in_batches(
         for start in range(0, len(images), size):
             few = images[start : start + size]
             batch = shard_global_batch(np.resize(few, (size, *few.shape[1:])), mesh)
-            arrays = to_host(jitted(params, batch))
+            arrays = to_host(jitted(on_mesh, batch))
             found.append({name: array[: len(few)] for name, array in arrays.items()})
         return _features({name: np.concatenate([e[name] for e in found]) for name in found[0]})
 

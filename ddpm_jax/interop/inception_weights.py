@@ -10,7 +10,6 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from ddpm_jax.errors import UserError
@@ -18,7 +17,6 @@ from ddpm_jax.interop import weight_files
 from ddpm_jax.interop.download import download, file_sha256
 from ddpm_jax.interop.mismatch import check_names_and_shapes
 from ddpm_jax.interop.weight_files import Weights
-from ddpm_jax.models import Params
 from ddpm_jax.models.inception import build_inception
 from ddpm_jax.runtime.files import cache_folder, expanded, replacing
 
@@ -39,7 +37,7 @@ logger = logging.getLogger("ddpm_jax")
 class InceptionWeights(NamedTuple):
     """Parameters for `build_inception()`, and the sha256 of the file that they are from."""
 
-    params: Params
+    params: dict[str, np.ndarray]
     digest: str
 
 
@@ -59,7 +57,7 @@ def find_inception(file: Path | None = None) -> InceptionWeights:
     if (arrays := _read_converted(converted)) is None:
         arrays = read_inception(_published() if given is None else given)
         _write_converted(converted, arrays)
-    return InceptionWeights(jax.device_put(arrays), digest)
+    return InceptionWeights(arrays, digest)
 
 
 def read_inception(path: Path) -> dict[str, np.ndarray]:

@@ -187,6 +187,18 @@ def shard_global_batch(batch: PyTree[np.ndarray], mesh: Mesh) -> PyTree[jax.Arra
     return jax.tree.map(split, batch)
 
 
+def replicate(tree: PyTree[jax.Array | np.ndarray], mesh: Mesh) -> PyTree[jax.Array]:
+    """Arrays, the same in every process -> the same arrays on every device of the mesh."""
+
+    def place(array: jax.Array | np.ndarray) -> jax.Array:
+        if isinstance(array, jax.Array) and array.sharding.device_set == set(mesh.devices.flat):
+            return array
+        host = np.asarray(array)
+        return jax.make_array_from_callback(host.shape, replicated(mesh), host.__getitem__)
+
+    return jax.tree.map(place, tree)
+
+
 def to_host(tree: PyTree[jax.Array | np.ndarray]) -> PyTree[np.ndarray]:
     """Global arrays -> whole NumPy arrays, in every process. All processes must call it."""
 

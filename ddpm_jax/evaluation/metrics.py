@@ -91,7 +91,8 @@ def kernel(samples: Samples) -> Estimate:
     """The kernel distance to real images: KID with Inception."""
     real, found = samples.real.features, samples.features.pool
     size = min(SUBSET_SIZE, len(real), len(found))
-    value = kernel_distance.kernel_distances(found, real, subset_size=size).mean()
+    subsets = 1 if size == len(real) == len(found) else kernel_distance.NUM_SUBSETS  # all the same
+    value = kernel_distance.kernel_distances(found, real, subsets, size).mean()
     return Estimate(float(value), kernel_distance.standard_error(found, real))
 
 

@@ -21,7 +21,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import sample_suite
 from ddpm_jax.evaluation.bits_per_dimension import Evaluation
 from ddpm_jax.evaluation.features import FeatureExtractor, choose_extractor
-from ddpm_jax.evaluation.images import of_data
+from ddpm_jax.evaluation.images import of_data, shape_text
 from ddpm_jax.evaluation.metrics import Reference
 from ddpm_jax.evaluation.reference import RealImages, know, read_reference, save_statistics
 from ddpm_jax.evaluation.run_metrics import RunMetric, check_features, choose_metrics
@@ -132,14 +132,15 @@ def run_evaluation(args: Args, workdir: str) -> Evaluation:
 def measure_samples(args: Args, names: list[str], extractor: FeatureExtractor) -> None:
     """Draws or reads samples, measures them, and prints and writes the table."""
     given = read_subjects(listed(args.samples), args.out)
-    shape = given[0].images.shape if given else data_shape(run_config(args))
+    config = None if given else run_config(args)
+    shape = given[0].images.shape if config is None else data_shape(config)
     if extractor.is_inception and shape[-1] == 1:
         print("grey images are given to Inception as RGB, three times the same channel")
-    real = find_reference(args, names, shape)
+    real = find_reference(args, names, shape, config)
     if real and real.images and real.images.shape != shape:
         print(
-            f"samples have {size_of(shape)} pixels and real images {size_of(real.images.shape)}; "
-            f"{extractor.name} takes both as they are"
+            f"samples have {shape_text(shape)} pixels and real images "
+            f"{shape_text(real.images.shape)}; {extractor.name} takes both as they are"
         )
     known = know(real, extractor, sample_suite.needs_of(names)) if real else Reference()
     if args.save_statistics is not None and real:
@@ -179,15 +180,21 @@ def run_config(args: Args) -> Config:
     return configs[0]
 
 
-def find_reference(args: Args, names: list[str], shape: tuple[int, ...]) -> RealImages | None:
-    """Real images, for metrics that compare with them. Raises UserError."""
+def find_reference(
+    args: Args, names: list[str], shape: tuple[int, ...], config: Config | None
+) -> RealImages | None:
+    """Real images, for metrics that compare with them, by default those of a run's `config`.
+
+    Raises UserError.
+    """
     if not sample_suite.needs_of(names) & set(Reference._fields):
         return None
     if args.reference is not None:
         height, width, channels = shape
         like = DataConfig(dir=args.data_dir or "")
         return read_reference(args.reference, like, (height, width, channels))
-    images = of_data(data_settings(run_config(args).data, args))
+    assert config is not None  # samples in files come with a reference: `check_options`
+    images = of_data(data_settings(config.data, args))
     return RealImages(images.name, images, {})
 
 
@@ -200,11 +207,6 @@ def data_settings(settings: DataConfig, args: Args) -> DataConfig:
     if args.data_dir is not None:
         settings = replace(settings, dir=args.data_dir)
     return settings
-
-
-def size_of(shape: tuple[int, ...]) -> str:
-    """ "32x32x3" for [32, 32, 3]."""
-    return "x".join(map(str, shape))
 
 
 def listed(text: str | None) -> list[str]:

@@ -7,6 +7,7 @@ Both have the same random weights and see the same batch; the features must agre
 includes the resize from 32x32, theirs too.
 """
 
+import importlib
 import json
 import statistics
 import sys
@@ -53,16 +54,27 @@ def parameters(weights: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     return jax.device_put(convert(Weights(shapes, weights.__getitem__)))
 
 
+def load_torchvision() -> None:
+    """Imports torchvision. A wheel for GPUs lacks operators beside a torch for CPUs: declares them.
+
+    No evaluator calls them.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        import torch
+
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        importlib.import_module("torchvision")
+
+
 def theirs(weights: dict[str, np.ndarray]) -> Any:
     """pytorch-fid's network as `extract(images)`."""
     import torch
 
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:  # a wheel for GPUs beside a torch for CPUs: only names are missing
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    load_torchvision()
     from pytorch_fid import inception
 
     given = {name: torch.from_numpy(array) for name, array in weights.items()}

@@ -19,10 +19,9 @@ from jax.sharding import Mesh, PartitionSpec
 from ddpm_jax.config import Config, data_shape
 from ddpm_jax.data.model_range import to_model_range
 from ddpm_jax.errors import UserError
-from ddpm_jax.evaluation.images import ImageSet
+from ddpm_jax.evaluation.images import ImageSet, shape_text
 from ddpm_jax.evaluation.resize import PROTOCOLS, to_network
 from ddpm_jax.generation import load_run
-from ddpm_jax.interop.inception_weights import SHA256, find_inception
 from ddpm_jax.models import Params, build_features, build_network
 from ddpm_jax.models.inception import build_inception
 from ddpm_jax.runs.digest import sha256
@@ -93,6 +92,9 @@ def inception_extractor(protocol: str, file: Path | None, mesh: Mesh) -> Feature
 
     `file` has its weights; None: the published ones. Raises UserError.
     """
+    # Imported here, since it takes 60 ms: training may measure nothing.
+    from ddpm_jax.interop.inception_weights import SHA256, find_inception
+
     if protocol not in PROTOCOLS:
         raise UserError(f"protocol={protocol}: must be one of {', '.join(PROTOCOLS)}")
     weights = find_inception(file)
@@ -213,8 +215,8 @@ def features_of(
     """
     if extractor.shape not in (None, images.shape):
         raise UserError(
-            f"{images.name} has images of {_text(images.shape)}, and {extractor.name} takes "
-            f"{_text(extractor.shape or ())}"
+            f"{images.name} has images of {shape_text(images.shape)}, and {extractor.name} takes "
+            f"{shape_text(extractor.shape or ())}"
         )
     found, first = [], 0
     for batch in images.batches(CHUNK):
@@ -232,7 +234,3 @@ def features_of(
         if on_progress:
             on_progress(len(batch))
     return Features._make(np.concatenate(of) for of in zip(*found, strict=True))
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

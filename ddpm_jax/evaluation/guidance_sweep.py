@@ -23,7 +23,7 @@ from ddpm_jax.config.option_names import naming_options
 from ddpm_jax.data import check_num_classes
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import sweep_report
-from ddpm_jax.evaluation.features import FeatureExtractor, Features, classifier_extractor
+from ddpm_jax.evaluation.features import FeatureExtractor, Features, choose_extractor
 from ddpm_jax.evaluation.metrics import Reference, Samples, measure
 from ddpm_jax.evaluation.statistics import fit
 from ddpm_jax.evaluation.sweep_report import SWEEP_METRICS, SampleMetrics
@@ -75,7 +75,8 @@ def main() -> None:
         classifier = read_feature_classifier(args, run.config)
         devices.use_every_core()
         plans[0].identities()
-        extractor = load_extractor(args.judge, plans[0])
+        mesh = plans[0].models[0].mesh
+        extractor = choose_extractor(f"classifier:{args.judge}", "adm", None, mesh)
         settings = run.config.data
         if args.data_dir is not None:
             settings = replace(settings, dir=args.data_dir)
@@ -121,12 +122,6 @@ def read_feature_classifier(args: Args, model: Config) -> Config:
             "train another one, as with --train.seed 1"
         )
     return read_classifier(f"--judge {args.judge}", args.judge, args.workdir, model, guides=False)
-
-
-def load_extractor(folder: Path, plan: Plan) -> FeatureExtractor:
-    classifier, mesh = load_run(folder), plan.models[0].mesh
-    weights = classifier.load_weights(mesh).items["ema"]
-    return classifier_extractor(str(folder), classifier.config, weights, mesh)
 
 
 def measure_real_images(

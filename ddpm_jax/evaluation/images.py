@@ -158,5 +158,10 @@ def named_data(text: str, like: DataConfig, shape: tuple[int, int, int]) -> Data
     )
 
 
+def shape_text(shape: tuple[int, ...]) -> str:
+    """ "32x32x3" for [32, 32, 3]."""
+    return "x".join(map(str, shape))
+
+
 def _size(image: np.ndarray) -> str:
     return f"{image.shape[1]}x{image.shape[0]}"

@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import log_softmax
 
 SPLIT_SIZE = 5000  # of ADM's evaluator; the last split may be shorter
 
@@ -27,7 +26,9 @@ def divergences(logits: np.ndarray) -> np.ndarray:
     The logarithms are taken before anything can underflow. ADM's evaluator takes them afterwards
     in float32, and answers NaN where a probability is below 1e-45.
     """
-    log_p = log_softmax(logits.astype(np.float64), axis=1)
+    log_p = logits.astype(np.float64)
+    log_p -= log_p.max(axis=1, keepdims=True)
+    log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
     p = np.exp(log_p)
     log_mean = np.log(p.mean(0), where=p.any(0), out=np.zeros(p.shape[1]))
     return (p * (log_p - log_mean)).sum(1)

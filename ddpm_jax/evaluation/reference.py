@@ -125,7 +125,7 @@ def _known_of_images(
         arrays = dict(zip(names, values, strict=False))
         on_main_process(partial(save_partial, file, arrays))
         on_main_process(partial(shutil.rmtree, chunks, ignore_errors=True))
-    pool, spatial = (Statistics(arrays[m], arrays[c], images.num) for m, c in NAMES.values())
+    pool, spatial = (Statistics(arrays[m], arrays[c]) for m, c in NAMES.values())
     return Reference(pool, spatial, arrays.get("features", Reference().features))
 
 

@@ -1,7 +1,8 @@
 """Images as the Inception network of each FID evaluator sees them: resized, in its range.
 
-Evaluators resize differently, and the features move by up to 10 % with it: only compare numbers of
-one protocol. Everything here runs inside `jit`; coordinates and weights follow from static shapes.
+Evaluators resize differently. That moves pooled features by up to 1 %, spatial ones by 10 %: only
+compare numbers of one protocol. Everything here runs inside `jit`; coordinates and weights follow
+from static shapes.
 """
 
 from collections.abc import Callable

@@ -3,12 +3,11 @@
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-import scipy
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.features import FeatureExtractor, features_of
@@ -107,7 +106,7 @@ def describe(
             }
             for row in rows
         ],
-        "versions": {"jax": jax.__version__, "numpy": np.__version__, "scipy": scipy.__version__},
+        "versions": {name: version(name) for name in ("ddpm-jax", "jax", "numpy", "scipy")},
     }
 
 

@@ -12,10 +12,9 @@ class Statistics(NamedTuple):
 
     mean: np.ndarray  # float64 [F]
     cov: np.ndarray  # float64 [F, F], unbiased
-    num: int | None = None  # of vectors; None where a file does not say
 
 
-NOTHING = Statistics(np.empty(0), np.empty((0, 0)), 0)  # of no features
+NOTHING = Statistics(np.empty(0), np.empty((0, 0)))  # of no features
 
 
 def fit(features: np.ndarray) -> Statistics:
@@ -30,4 +29,4 @@ def fit(features: np.ndarray) -> Statistics:
     for start in range(0, num, BLOCK_ROWS):
         centred = features[start : start + BLOCK_ROWS] - mean
         cov += centred.T @ centred
-    return Statistics(mean, cov / (num - 1), num)
+    return Statistics(mean, cov / (num - 1))

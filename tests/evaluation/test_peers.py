@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.inception import load_torchvision
 from ddpm_jax.config import ParallelConfig
 from ddpm_jax.evaluation import images
 from ddpm_jax.evaluation.features import FeatureExtractor, Features, inception_extractor
@@ -28,27 +29,12 @@ NUM = 60  # images a side
 
 
 def import_peer(name: str) -> ModuleType:
-    """A peer's module; the test is skipped where it is not installed.
-
-    Wheels of torchvision for GPUs lack their operators beside a torch for CPUs. No peer needs them.
-    """
+    """A peer's module; the test is skipped where it is not installed."""
     try:
+        load_torchvision()
         return importlib.import_module(name)
     except ModuleNotFoundError:
         pytest.skip(f"{name} is not installed")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def operators() -> Iterator[None]:
-    """The declarations that torchvision expects of its compiled part."""
-    try:
-        importlib.import_module("torchvision")
-        yield
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        yield
 
 
 @pytest.fixture(scope="module")

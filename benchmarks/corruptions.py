@@ -22,8 +22,7 @@ from ddpm_jax.evaluation import sample_suite
 from ddpm_jax.evaluation.features import (
     FeatureExtractor,
     choose_extractor,
-    in_batches,
-    inception_program,
+    inception_on,
 )
 from ddpm_jax.evaluation.metrics import Reference, Samples, measure
 from ddpm_jax.evaluation.statistics import fit
@@ -82,7 +81,7 @@ def extractor_of(args: Args) -> FeatureExtractor:
     if args.features != "random":
         return choose_extractor(args.features, "adm", None, mesh)
     weights = parameters(random_state_dict())
-    extract = in_batches(partial(inception_program, "adm"), weights, mesh)
+    extract = inception_on(mesh, weights, "adm")
     return FeatureExtractor("Inception, random weights", "", extract)
 
 

@@ -13,7 +13,6 @@ import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import jax
 import numpy as np
 
 from ddpm_jax.config import ParallelConfig, command_line
-from ddpm_jax.evaluation.features import in_batches, inception_program
+from ddpm_jax.evaluation.features import inception_on
 from ddpm_jax.interop.inception_weights import convert, state_dict_shapes
 from ddpm_jax.interop.weight_files import Weights
 from ddpm_jax.runtime import devices
@@ -99,8 +98,7 @@ def main() -> None:
     devices.use_every_core()
     weights = random_state_dict()
     mesh = devices.make_mesh(ParallelConfig(), args.batch_size)
-    program = partial(inception_program, "pytorch_fid")
-    ours = in_batches(program, parameters(weights), mesh, args.batch_size)
+    ours = inception_on(mesh, parameters(weights), "pytorch_fid", args.batch_size)
     peers = {"ours": lambda images: ours(images).pool, "pytorch_fid": theirs(weights)}
     images = np.random.default_rng(0).integers(0, 256, (args.batch_size, 32, 32, 3), np.uint8)
     found = [extract(images) for extract in peers.values()]

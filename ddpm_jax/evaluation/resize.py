@@ -104,7 +104,6 @@ class Protocol(NamedTuple):
 
     resize: Resize
     to_range: Callable[[jax.Array], jax.Array]  # 0..255 -> the network's range
-    about: str
 
 
 def _tensorflow_range(v: jax.Array) -> jax.Array:
@@ -116,13 +115,10 @@ def _unit_range(v: jax.Array) -> jax.Array:
 
 
 PROTOCOLS: dict[str, Protocol] = {
-    "adm": Protocol(
-        tf1_bilinear,
-        _tensorflow_range,
-        "the TensorFlow graph's own input: ADM's evaluator, TTUR, torch-fidelity",
-    ),
-    "clean": Protocol(pil_bicubic, _tensorflow_range, "clean-fid, mode clean"),
-    "pytorch_fid": Protocol(torch_bilinear, _unit_range, "pytorch-fid"),
+    # The TensorFlow graph's own input: ADM's evaluator, TTUR, torch-fidelity.
+    "adm": Protocol(tf1_bilinear, _tensorflow_range),
+    "clean": Protocol(pil_bicubic, _tensorflow_range),  # clean-fid, mode clean
+    "pytorch_fid": Protocol(torch_bilinear, _unit_range),  # pytorch-fid
 }
 
 
@@ -130,5 +126,5 @@ def to_network(protocol: str, images: UInt8[jax.Array, "batch height width 3"]) 
     """The network's input for images of any size; `protocol` is a name in PROTOCOLS."""
     if protocol not in PROTOCOLS:
         raise ValueError(f"there is no protocol {protocol}, only {', '.join(PROTOCOLS)}")
-    resize, to_range, _ = PROTOCOLS[protocol]
+    resize, to_range = PROTOCOLS[protocol]
     return to_range(resize(images))

@@ -1,13 +1,13 @@
 """From images to FID, sFID, Inception Score, KID, precision and recall, as the evaluators do."""
 
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 import pytest
 
 from ddpm_jax.config import ParallelConfig
 from ddpm_jax.evaluation import kernel_distance, precision_recall
-from ddpm_jax.evaluation.features import Features, in_batches, inception_program
+from ddpm_jax.evaluation.features import Features, inception_on
 from ddpm_jax.evaluation.frechet import frechet_distance
 from ddpm_jax.evaluation.inception_score import consecutive_splits, inception_scores
 from ddpm_jax.evaluation.statistics import fit
@@ -24,9 +24,9 @@ def features(convention: str) -> dict[str, Features]:
     """Of the real images and of the samples, by our own extractor."""
     file, mesh = load(FILE), make_mesh(ParallelConfig(data=1), 64)
     real, samples = (file.array(f"in/{name}") for name in SETS)
-    program = partial(inception_program, PROTOCOL[convention])
     size = len(real) + len(samples)
-    found = in_batches(program, params(), mesh, size)(np.concatenate([real, samples]))
+    extract = inception_on(mesh, params(), PROTOCOL[convention], size)
+    found = extract(np.concatenate([real, samples]))
     return {
         "ref": Features(*(of[: len(real)] for of in found)),
         "sample": Features(*(of[len(real) :] for of in found)),

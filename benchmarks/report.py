@@ -18,7 +18,7 @@ def command() -> str:
 def about() -> dict[str, Any]:
     """The machine, which runs Linux, and the versions of what is installed."""
     versions = {"python": platform.python_version()}
-    for package in ("jax", "flax", "torch", "diffusers"):
+    for package in ("jax", "flax", "libtpu", "torch", "diffusers"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
@@ -29,7 +29,7 @@ def about() -> dict[str, Any]:
     return {"machine": machine, "versions": versions}
 
 
-def write(path: Path, content: Mapping[str, Any]) -> None:
+def write(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
     """As JSON, in a folder that is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n")

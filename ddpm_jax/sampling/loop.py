@@ -87,7 +87,7 @@ def make_sampling_loop(
     seed and t_start may change freely.
     """
     num_steps = diffusion.schedule.num_timesteps
-    program = _make_program(diffusion, sampler, apply, shape, options, gradient, constraint)
+    program = make_sampling_program(diffusion, sampler, apply, shape, options, gradient, constraint)
 
     @jax.jit
     def noise(seed: Array, index: Array) -> Array:
@@ -117,15 +117,15 @@ def make_sampling_loop(
     return run
 
 
-def _make_program(
+def make_sampling_program(
     diffusion: Diffusion,
     sampler: Sampler,
     apply: Apply,
     shape: tuple[int, ...],
     options: ChainOptions,
-    gradient: Apply | None,
-    constraint: Constraint | None,
-) -> Callable[..., tuple[tuple[Samples, Memory], Array]]:
+    gradient: Apply | None = None,
+    constraint: Constraint | None = None,
+) -> jax.stages.Wrapped:
     """`program(params, seed, index, condition, state, first, last) -> (state, last)`, jitted.
 
     It takes the steps from the index first - 1 down to last. The state is donated.

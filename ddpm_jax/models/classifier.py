@@ -13,7 +13,7 @@ from jaxtyping import Real
 from ddpm_jax.config import ModelConfig
 from ddpm_jax.diffusion.shapes import Array, Float, Int
 from ddpm_jax.models.initializers import Rngs, normal_init
-from ddpm_jax.models.layers import FLOAT32, GroupNorm, attend, heads_of, linear
+from ddpm_jax.models.layers import FLOAT32, GroupNorm, attend, heads_of, linear, queries_keys_values
 from ddpm_jax.models.unet import Encoder, dropout_keys
 
 HIDDEN = 2048  # width of the hidden layer of the spatial heads
@@ -35,9 +35,10 @@ class AttentionPool(nnx.Module):
     ) -> Float[Array, "batch out_features"]:
         pixels = x.reshape(x.shape[0], -1, x.shape[-1])
         tokens = jnp.concatenate([pixels.mean(axis=1, keepdims=True), pixels], axis=1)
-        qkv = self.qkv_proj(tokens + self.positional_embedding[...])
+        tokens += self.positional_embedding[...]
         # ADM packs this projection in the "new" order, whatever the order of the blocks.
-        return self.c_proj(attend(qkv, self.heads, "new")[:, 0])
+        q, k, v = queries_keys_values(self.qkv_proj, tokens, self.heads, "new")
+        return self.c_proj(attend(q, k, v)[:, 0])
 
 
 class Classifier(Encoder):
@@ -75,7 +76,7 @@ class Classifier(Encoder):
             h = nnx.relu(h) if self.config.pool == "spatial" else nnx.silu(self.hidden_norm(h))
             return self.out_proj(h)
 
-        h = nnx.silu(self.out_norm(outputs[-1].astype(jnp.float32)))
+        h = nnx.silu(self.out_norm(outputs[-1], FLOAT32))
         if self.config.pool == "attention":
             return self.out_pool(h)
         return self.out_proj(h.mean(axis=(1, 2)))

@@ -154,7 +154,7 @@ class UNet(Encoder):
         for block in self.output_blocks:
             h = jnp.concatenate([h, skips.pop()], axis=-1)
             h = run_block(block, h, emb, keys, self.config.remat)
-        return self.out_conv(nnx.silu(self.out_norm(h.astype(jnp.float32))))
+        return self.out_conv(nnx.silu(self.out_norm(h, FLOAT32)))
 
     def embed_labels(self, labels: Int[Array, " batch"]) -> Float[Array, "batch emb_channels"]:
         """A row of the table for each label; zeros for the label -1, which is no condition."""

@@ -24,8 +24,10 @@ from pathlib import Path
 
 from ddpm_jax.config import command_line
 from ddpm_jax.config.option_names import naming_options
+from ddpm_jax.errors import UserError
 from ddpm_jax.generation import GenerationOptions, SampleBatch, load_run, output_folder
-from ddpm_jax.runtime import devices, processes
+from ddpm_jax.generation.tpu_dry_run import sampling_report
+from ddpm_jax.runtime import devices, processes, slice_report
 from ddpm_jax.runtime.script import run_script, start_logging
 
 
@@ -50,15 +52,26 @@ class Args:
     upsampler_steps: str | None = None  # as --steps, of the upsampler; None: its run's own
     frames: int = 0  # moments of the chain, an upsampler's if there is one, in pictures; 0: none
     out: Path | None = None  # folder for the samples; None: WORKDIR/drawn, or the next free one
+    dry_run: bool = False  # only say what drawing a batch takes on the slice --tpu, and end
+    tpu: str | None = None  # slice to compile the dry run for, without one, as v5e:2x4
 
 
 def main() -> None:
     args = command_line.parse(Args, sys.argv[1:], description=__doc__)
     start_logging()
+    command_line.require_dry_run(args.dry_run, args.tpu)
+    if args.dry_run and args.tpu is None:
+        raise UserError("--dry-run says what a TPU takes: add --tpu SLICE, as v5e:2x4")
     with naming_options(Args):
         run = load_run(args.workdir, args.checkpoint, args.ema)
         names = [field.name for field in fields(GenerationOptions)]
         plan = run.plan(GenerationOptions(**{name: getattr(args, name) for name in names}))
+
+        if args.tpu is not None:
+            slice_report.prepare(args.tpu)
+            for line in sampling_report(plan, args.tpu):
+                print(line, flush=True)
+            return
 
         devices.use_every_core()
         processes.join(vars(args))

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ddpm_jax.config import serialization
 from ddpm_jax.config.schema import Config, DataConfig
@@ -41,9 +41,19 @@ class TrainOptions(Config):
     config: Path = DEFAULT_CONFIG  # Python file whose get_config() gives the settings
     workdir: Path | None = None  # run folder, made or resumed; None: runs/<name of the config>
     dry_run: bool = False  # only say what the run would need, and end
+    tpu: str | None = None  # slice to compile the dry run for, without one, as v5e:2x4
 
 
-def parse_train(argv: Sequence[str]) -> tuple[Config, Path, bool]:
+class TrainCommand(NamedTuple):
+    """What `train.py`'s arguments ask for."""
+
+    config: Config
+    workdir: Path
+    dry_run: bool
+    tpu: str | None
+
+
+def parse_train(argv: Sequence[str]) -> TrainCommand:
     """The config and the run folder that `train.py`'s arguments ask for; whether for a dry run.
 
     A first word without dashes is the `--config`. Raises UserError for a config that cannot be
@@ -56,7 +66,15 @@ def parse_train(argv: Sequence[str]) -> tuple[Config, Path, bool]:
     config = Config(**_sections(options))
     config = dataclasses.replace(config, data=_with_folder(config.data))
     check(config)
-    return config, options.workdir or Path("runs") / file.stem, options.dry_run
+    require_dry_run(options.dry_run, options.tpu)
+    workdir = options.workdir or Path("runs") / file.stem
+    return TrainCommand(config, workdir, options.dry_run, options.tpu)
+
+
+def require_dry_run(dry_run: bool, tpu: str | None) -> None:
+    """Raises UserError for a slice without a dry run. A TPU of the machine needs no option."""
+    if tpu is not None and not dry_run:
+        raise UserError(f"--tpu {tpu} compiles for a TPU that is not here: add --dry-run")
 
 
 def _config_file(argv: Sequence[str]) -> Path:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,13 @@ from ddpm_jax.generation.sample_batch import UNGUIDED, SampleBatch, Scales
 from ddpm_jax.models import Network, Params
 from ddpm_jax.runs.digest import sha256
 from ddpm_jax.runs.partial_results import read_partial_together, save_partial
-from ddpm_jax.runtime.devices import shard_global_batch, to_host
+from ddpm_jax.runtime.devices import (
+    batch_sharding,
+    replicated,
+    replicated_abstract,
+    shard_global_batch,
+    to_host,
+)
 from ddpm_jax.runtime.processes import on_main_process
 from ddpm_jax.sampling.guidance import (
     Scale,
@@ -35,6 +41,7 @@ from ddpm_jax.sampling.loop import (
     evenly_kept,
     kept_by_noise,
     make_sampling_loop,
+    make_sampling_program,
 )
 from ddpm_jax.sampling.samplers import SAMPLERS
 
@@ -92,7 +99,8 @@ class Generator:
         keep = np.array(self._keep, int)
         self._moments = schedule.timestep_map[keep].tolist(), schedule.alphas_cumprod[keep]
         self._batch_size = -(-config.sample.batch_size // mesh.devices.size) * mesh.devices.size
-        self._program = _programs(config, diffusion, network, guidance, self._keep)
+        self._chain = _chains(config, diffusion, network, guidance, self._keep)
+        self._program = cache(lambda *kinds: make_sampling_loop(*self._chain(*kinds)))
 
     def generate(
         self,
@@ -149,6 +157,40 @@ class Generator:
             Chain(*self._moments, kept_x, kept_xstart) if self._keep else None,
         )
 
+    def lower(self, params: dict[str, jax.ShapeDtypeStruct], scales: Scales) -> jax.stages.Lowered:
+        """The chain that draws a batch at `scales`, for the mesh; nothing is computed."""
+        on_all, split = replicated(self._mesh), batch_sharding(self._mesh)
+
+        def of(*shape: int, dtype: Any = jnp.float32, place: Any = split) -> Any:
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+
+        weights = {"model": replicated_abstract(params, self._mesh)}
+        if self._guidance.classifier is not None:
+            abstract = self._guidance.classifier.abstract
+            weights["classifier"] = replicated_abstract(abstract, self._mesh)
+        size = self._batch_size
+        index = of(size, dtype=jnp.int32)
+        condition = {"label": index, "cfg": of(size), "guidance": of(size)}
+        if side := self._config.data.low_res_size:
+            condition["low_res"] = of(size, side, side, self._shape[-1])
+        chain = self._chain(*_kinds(scales))
+        sampler, x = chain[1], of(size, *self._shape)
+        kept = of(len(self._keep), size, *self._shape, place=on_all)
+        number, seed = (of(dtype=dtype, place=on_all) for dtype in (jnp.int32, jnp.uint32))
+        state = (Samples(x, kept, kept), jax.eval_shape(sampler.init, x))
+        program = make_sampling_program(*chain)
+        return program.lower(weights, seed, index, condition, state, number, number)
+
+    @property
+    def chain_length(self) -> int:
+        """The steps of a chain."""
+        return self._num_steps
+
+    @property
+    def batch_size(self) -> int:
+        """Samples that are drawn at once."""
+        return self._batch_size
+
     def _request(
         self,
         params: Params,
@@ -180,7 +222,7 @@ class Generator:
 
         All samples of a batch have the same kinds of guidance.
         """
-        kinds = [(each.guidance != 0, each.cfg != 1) for each in scales]
+        kinds = [_kinds(each) for each in scales]
         for kind in sorted(set(kinds)):
             places = np.flatnonzero(np.repeat([each == kind for each in kinds], num))
             for start in range(0, len(places), self._batch_size):
@@ -226,14 +268,17 @@ class _Request:
     in_chain: np.ndarray  # bool [S * N]
 
 
-def _programs(
+def _chains(
     config: Config,
     diffusion: Diffusion,
     network: Network,
     guidance: GuidanceModels,
     keep: Sequence[int],
-) -> Callable[[bool, bool], Callable[..., Samples]]:
-    """`program(by_classifier, classifier_free)`: the chain under both kinds of guidance or none."""
+) -> Callable[[bool, bool], tuple[Any, ...]]:
+    """`chain(by_classifier, classifier_free)`: what `make_sampling_loop` makes one of.
+
+    It is the chain under both kinds of guidance or none.
+    """
     sample, shape = config.sample, data_shape(config)
     # All models of a cascade draw with one seed. Without a stream of its own, the noise of a large
     # image would begin with that of the small one.
@@ -261,9 +306,8 @@ def _programs(
         scale = timed(condition["guidance"], outside=0.0)
         return guidance_gradient(class_log_prob(classify, condition["label"]), scale)(x, t)
 
-    @cache
-    def program(by_classifier: bool, free: bool) -> Callable[..., Samples]:
-        return make_sampling_loop(
+    def chain(by_classifier: bool, free: bool) -> tuple[Any, ...]:
+        return (
             diffusion,
             SAMPLERS[sample.sampler],
             apply_cfg if free else apply,
@@ -272,7 +316,12 @@ def _programs(
             gradient if by_classifier else None,
         )
 
-    return program
+    return chain
+
+
+def _kinds(scales: Scales) -> tuple[bool, bool]:
+    """Whether a classifier guides at these scales, and whether the model itself does."""
+    return scales.guidance != 0, scales.cfg != 1
 
 
 def _scaled(on_progress: OnProgress, share: float, steps: int) -> None:

@@ -64,7 +64,7 @@ def test_options_override_single_fields() -> None:
         "--model.attention-resolutions --diffusion.schedule linear --diffusion.beta-end 0.5 "
         "--workdir some/where"
     )
-    ours, workdir, dry_run = command_line.parse_train(command.split())
+    ours, workdir, dry_run, _ = command_line.parse_train(command.split())
     assert workdir == Path("some/where") and not dry_run
     assert command_line.parse_train(["--dry-run", *command.split()])[0] == ours
     theirs = command_line.load_config(command_line.DEFAULT_CONFIG)
@@ -192,7 +192,7 @@ def test_a_first_word_is_the_run_folder_or_the_config(
 ) -> None:
     assert parsed("runs/digits --num 3") == parsed("--workdir runs/digits --num 3")
     file = str(command_line.DEFAULT_CONFIG.parent / "s_curve.py")
-    config, workdir, _ = command_line.parse_train([file, "--train.seed", "3"])
+    config, workdir, *_ = command_line.parse_train([file, "--train.seed", "3"])
     assert (config.data.name, config.train.seed, workdir) == ("s_curve", 3, Path("runs/s_curve"))
     with pytest.raises(UserError, match=r"--config digit: no such file; did you mean .*digits\.py"):
         train("digit")

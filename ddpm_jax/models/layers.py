@@ -97,12 +97,13 @@ class GroupNorm(nnx.Module):
         self, x: Float[Array, "batch *pixels channels"], dtype: jnp.dtype | None = None
     ) -> Float[Array, "batch *pixels channels"]:
         with jax.named_scope("group_norm"):
-            pixels = x.astype(jnp.float32).reshape(x.shape[0], -1, x.shape[-1])
+            # Reshaped in x's own dtype: else XLA turns the layout of a TPU's images around.
+            pixels = x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.float32)
             moments = self._one_pass if x.dtype == jnp.bfloat16 else self._two_passes
             mean, variance = moments(pixels)
             factor = jax.lax.rsqrt(variance + self.epsilon) * self.scale[...]
             normed = (pixels - mean[:, None]) * factor[:, None] + self.bias[...]
-            return normed.reshape(x.shape).astype(dtype or x.dtype)
+            return normed.astype(dtype or x.dtype).reshape(x.shape)
 
     def _two_passes(
         self, pixels: Float[Array, "batch pixels channels"]

@@ -186,11 +186,6 @@ class Generator:
         """The steps of a chain."""
         return self._num_steps
 
-    @property
-    def batch_size(self) -> int:
-        """Samples that are drawn at once."""
-        return self._batch_size
-
     def _request(
         self,
         params: Params,

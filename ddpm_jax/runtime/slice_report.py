@@ -102,7 +102,7 @@ def cost_lines(
 
 def cycles_range(cost: Cost) -> tuple[float, float]:
     """The least and the most cycles that the estimate may stand for."""
-    products = cost.cycles[PRODUCTS]
+    products = cost.cycles[PRODUCTS] + cost.cycles["attention"]
     fast = products + ELEMENTWISE * (cost.total_cycles - products)
     return fast, WAITING * cost.total_cycles
 

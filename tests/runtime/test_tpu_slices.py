@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import sample
+import train
 from ddpm_jax.config import ParallelConfig
 from ddpm_jax.errors import UserError
+from ddpm_jax.runtime.script import run_script
 from ddpm_jax.runtime.tpu_slices import CHIPS, SLICES, slice_mesh, tpu_slice
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,10 +68,20 @@ def test_without_the_compiler_a_line_says_what_to_install():
     assert "pip install 'jax[tpu]'" in ended.stderr and not ended.stdout
 
 
-def test_a_slice_without_a_dry_run_is_refused():
-    command = [sys.executable, "train.py", "--tpu", "v5e:2x4"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == 2 and ended.stderr.endswith("is not here: add --dry-run\n")
+@pytest.mark.parametrize(
+    ("script", "options", "says"),
+    [
+        (train, "--tpu v5e:2x4", "--tpu v5e:2x4 compiles for a TPU that is not here: add --dry-run"),
+        (sample, "--tpu v5e:2x4", "add --dry-run"),
+        (sample, "--dry-run", "--dry-run says what a TPU takes: add --tpu SLICE"),
+    ],
+)
+def test_half_of_a_dry_run_is_refused(script, options, says, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["script.py", "--workdir", "nowhere", *options.split()])
+    with pytest.raises(SystemExit) as ended:
+        run_script(script.main)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and says in error and error.count("\n") == 1
 
 
 @pytest.mark.skipif(not HAS_COMPILER, reason="needs libtpu: pip install 'jax[tpu]'")
@@ -79,3 +92,15 @@ def test_a_tiny_step_compiles_and_what_cannot_fit_is_said():
     for says in ("memory       fits: ", " M a chip, by the compiler: ", "images/s on v5e:2x2"):
         assert says in ended.stdout
     assert "all-reduce" in ended.stdout  # of the gradient
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="needs libtpu: pip install 'jax[tpu]'")
+def test_a_chain_compiles_and_no_weights_are_read(tiny_run, tmp_path):
+    config = tmp_path / "run" / "config.json"
+    config.parent.mkdir()
+    config.write_bytes((tiny_run / "config.json").read_bytes())
+    command = [sys.executable, "sample.py", str(config.parent), "--dry-run", "--tpu", "v5e:2x2"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "; 5 steps of " in ended.stdout
+    assert "images/s on v5e:2x2" in ended.stdout

@@ -176,6 +176,7 @@ EARLY = """
 """.split()
 
 
+@pytest.mark.slow
 def test_a_run_stops_early_and_keeps_its_best_also_after_a_kill(tmp_path):
     output = run(tmp_path / "whole", *EARLY)
     assert "stops early: 2 validations" in output

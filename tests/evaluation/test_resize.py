@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax.evaluation.resize import PROTOCOLS, RESIZES, bicubic_weights, to_network
+from ddpm_jax.evaluation.resize import RESIZES, bicubic_weights, to_network
 from ddpm_jax.models.inception import IMAGE_SIZE
 
 RNG = np.random.default_rng(0)

@@ -71,7 +71,11 @@ def test_without_the_compiler_a_line_says_what_to_install():
 @pytest.mark.parametrize(
     ("script", "options", "says"),
     [
-        (train, "--tpu v5e:2x4", "--tpu v5e:2x4 compiles for a TPU that is not here: add --dry-run"),
+        (
+            train,
+            "--tpu v5e:2x4",
+            "--tpu v5e:2x4 compiles for a TPU that is not here: add --dry-run",
+        ),
         (sample, "--tpu v5e:2x4", "add --dry-run"),
         (sample, "--dry-run", "--dry-run says what a TPU takes: add --tpu SLICE"),
     ],

@@ -27,7 +27,7 @@ from ddpm_jax.config.option_names import naming_options
 from ddpm_jax.errors import UserError
 from ddpm_jax.generation import GenerationOptions, SampleBatch, load_run, output_folder
 from ddpm_jax.generation.tpu_dry_run import sampling_report
-from ddpm_jax.runtime import devices, processes, slice_report
+from ddpm_jax.runtime import devices, processes, tpu_slices
 from ddpm_jax.runtime.script import run_script, start_logging
 
 
@@ -68,8 +68,7 @@ def main() -> None:
         plan = run.plan(GenerationOptions(**{name: getattr(args, name) for name in names}))
 
         if args.tpu is not None:
-            slice_report.prepare(args.tpu)
-            for line in sampling_report(plan, args.tpu):
+            for line in sampling_report(plan, tpu_slices.prepare(args.tpu)):
                 print(line, flush=True)
             return
 

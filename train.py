@@ -24,7 +24,7 @@ from ddpm_jax.config import Config, build_diffusion, command_line, serialization
 from ddpm_jax.models import build_network, count_parameters
 from ddpm_jax.runs.checkpoints import Checkpoints
 from ddpm_jax.runs.folder import run_folder
-from ddpm_jax.runtime import devices, processes, slice_report
+from ddpm_jax.runtime import devices, processes, tpu_slices
 from ddpm_jax.runtime.script import run_script
 from ddpm_jax.training.dry_run import report
 from ddpm_jax.training.evaluators import metrics_evaluator, picture_evaluator, validation_evaluator
@@ -33,7 +33,6 @@ from ddpm_jax.training.restore import restore
 from ddpm_jax.training.state import make_optimizer, new_state
 from ddpm_jax.training.step import make_train_step
 from ddpm_jax.training.throughput import make_rates
-from ddpm_jax.training.tpu_dry_run import training_report
 
 
 def main() -> None:
@@ -44,11 +43,11 @@ def main() -> None:
     train = config.train
     micro_batch_size = train.batch_size // train.grad_accumulation_steps
     devices.use_every_core(config.parallel, micro_batch_size)
-    if tpu is not None:
-        slice_report.prepare(tpu)
+    target = None if tpu is None else tpu_slices.prepare(tpu)
     options = {"workdir": workdir.absolute(), "dry_run": dry_run}
     processes.join(serialization.flat(config) | options)
-    mesh = None if tpu else devices.make_mesh(config.parallel, micro_batch_size)
+    make_mesh = devices.make_mesh if target is None else partial(tpu_slices.slice_mesh, target)
+    mesh = make_mesh(config.parallel, micro_batch_size)
 
     # Data: a dry run needs it only to count its classes
     source = held_out = None
@@ -60,13 +59,7 @@ def main() -> None:
         processes.assert_equal_across_processes(sizes)
         config = data.with_classes(config, source)
 
-    if tpu is not None:
-        for line in training_report(config, tpu):
-            print(line, flush=True)
-        return
-
     # Model, optimizer, step
-    assert mesh is not None
     diffusion, network = build_diffusion(config.diffusion), build_network(config)
     optimizer = make_optimizer(train)
     abstract = jax.eval_shape(partial(new_state, config, network, optimizer))
@@ -74,7 +67,7 @@ def main() -> None:
     step = make_train_step(config, diffusion, network, optimizer)
     train_step = devices.pmapped(step, mesh, sharding)
     if dry_run:
-        for line in report(config, network, abstract, sharding, mesh, train_step):
+        for line in report(config, network, abstract, sharding, mesh, train_step, target):
             print(line, flush=True)
         return
     assert source is not None  # only a dry run may do without

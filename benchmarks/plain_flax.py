@@ -16,7 +16,7 @@ from ddpm_jax.config import Config, ModelConfig, build_diffusion, data_shape
 from ddpm_jax.data.model_range import to_model_range
 from ddpm_jax.diffusion.losses import training_losses
 from ddpm_jax.models import Network, Params
-from ddpm_jax.models.layers import timestep_embedding
+from ddpm_jax.models.layers import heads_of, timestep_embedding
 
 Key = jax.Array | None
 
@@ -98,10 +98,6 @@ class Attention(nnx.Module):
         batch, height, width, channels = x.shape
         qkv = self.qkv(self.norm(x)).reshape(batch, height * width, 3 * channels)
         return x + self.proj_out(attend(qkv, self.heads, self.order).reshape(x.shape))
-
-
-def heads_of(width: int, config: ModelConfig) -> int:
-    return width // config.num_head_channels if config.num_head_channels else config.num_heads
 
 
 class Resample(nnx.Module):

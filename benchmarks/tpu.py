@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,16 +25,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from benchmarks import cases, plain_flax, report
-from ddpm_jax.config import Config, ParallelConfig, build_diffusion, command_line, data_shape
+from ddpm_jax.config import Config, ParallelConfig, build_diffusion, command_line
+from ddpm_jax.generation.generator import Generator, GuidanceModels
+from ddpm_jax.generation.sample_batch import Scales
 from ddpm_jax.models import Network, build_network, count_parameters
 from ddpm_jax.runtime import devices
 from ddpm_jax.runtime.compiled_cost import program_cost
 from ddpm_jax.runtime.tpu_slices import slice_mesh, tpu_slice, use_no_tpu
-from ddpm_jax.sampling.guidance import class_log_prob, guidance_gradient
-from ddpm_jax.sampling.loop import ChainOptions, Samples, make_sampling_program
-from ddpm_jax.sampling.samplers import SAMPLERS
 from ddpm_jax.training.state import init_state, make_optimizer
-from ddpm_jax.training.step import make_train_step
+from ddpm_jax.training.step import abstract_batch, make_train_step
 
 LIMITS = """
 How to read it. Cycles are the compiler's estimates for one core, added up: no TPU has run this.
@@ -164,54 +162,18 @@ def lower_training(peer: str, config: Config, network: Network, mesh: Mesh) -> j
     else:
         init, step = plain_flax.make_train_step(config, network)
         state = jax.eval_shape(init, network.abstract)
-    shape = (config.train.batch_size, *data_shape(config))
-    batch = {
-        "x": jax.ShapeDtypeStruct(shape, jnp.uint8),
-        "label": jax.ShapeDtypeStruct(shape[:1], jnp.int32),
-    }
-    return devices.pmapped(step, mesh, devices.state_sharding(state, mesh)).lower(state, batch)
+    jitted = devices.pmapped(step, mesh, devices.state_sharding(state, mesh))
+    return jitted.lower(state, abstract_batch(config))
 
 
 def lower_chain(
     config: Config, network: Network, mesh: Mesh, classifier: Network | None = None
 ) -> jax.stages.Lowered:
     """The chain of DDPM, a loop over its steps; its estimate is that of one step."""
-
-    def apply(params: Any, x: Any, t: Any, condition: Any) -> jax.Array:
-        return network.apply(params["model"], x, t, condition["label"])
-
-    def gradient(params: Any, x: Any, t: Any, condition: Any) -> jax.Array:
-        assert classifier is not None
-        classify = partial(classifier.apply, params["classifier"])
-        log_prob = class_log_prob(classify, condition["label"])
-        return guidance_gradient(log_prob, condition["guidance"])(x, t)
-
-    shape = data_shape(config)
-    program = make_sampling_program(
-        build_diffusion(config.diffusion),
-        SAMPLERS["ddpm"],
-        apply,
-        shape,
-        ChainOptions(),
-        gradient if classifier else None,
-    )
-    on_all, split = devices.replicated(mesh), devices.batch_sharding(mesh)
-    size = config.train.batch_size
-
-    def of(*shape: int, dtype: Any = jnp.float32, sharding: Any = split) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
-    networks = {"model": network} | ({"classifier": classifier} if classifier else {})
-    params = {
-        name: devices.replicated_abstract(each.abstract, mesh) for name, each in networks.items()
-    }
-    number = of(dtype=jnp.int32, sharding=on_all)
-    seed = of(dtype=jnp.uint32, sharding=on_all)
-    label = of(size, dtype=jnp.int32)
-    condition = {"label": label, "guidance": of(size)}
-    kept = of(0, size, *shape, sharding=on_all)
-    state = (Samples(of(size, *shape), kept, kept), None)
-    return program.lower(params, seed, label, condition, state, number, number)
+    sample = replace(config.sample, sampler="ddpm", batch_size=config.train.batch_size)
+    guidance = GuidanceModels(classifier)
+    generator = Generator(replace(config, sample=sample), network, mesh, guidance=guidance)
+    return generator.lower(network.abstract, Scales(guidance=float(classifier is not None)))
 
 
 def print_row(row: dict[str, Any], rows: list[dict[str, Any]]) -> None:

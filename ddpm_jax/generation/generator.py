@@ -173,12 +173,11 @@ class Generator:
         condition = {"label": index, "cfg": of(size), "guidance": of(size)}
         if side := self._config.data.low_res_size:
             condition["low_res"] = of(size, side, side, self._shape[-1])
-        chain = self._chain(*_kinds(scales))
-        sampler, x = chain[1], of(size, *self._shape)
+        sampler, x = SAMPLERS[self._config.sample.sampler], of(size, *self._shape)
         kept = of(len(self._keep), size, *self._shape, place=on_all)
         number, seed = (of(dtype=dtype, place=on_all) for dtype in (jnp.int32, jnp.uint32))
         state = (Samples(x, kept, kept), jax.eval_shape(sampler.init, x))
-        program = make_sampling_program(*chain)
+        program = make_sampling_program(*self._chain(*_kinds(scales)))
         return program.lower(weights, seed, index, condition, state, number, number)
 
     @property

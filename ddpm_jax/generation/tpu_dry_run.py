@@ -8,16 +8,15 @@ from ddpm_jax.generation.generator import Generator, GuidanceModels
 from ddpm_jax.generation.run import CascadeModel, Plan
 from ddpm_jax.models import count_parameters
 from ddpm_jax.runtime.slice_report import compile_for, cost_lines, memory_line
-from ddpm_jax.runtime.tpu_slices import TPUSlice, slice_mesh, tpu_slice
+from ddpm_jax.runtime.tpu_slices import TPUSlice, slice_mesh
 
 
-def sampling_report(plan: Plan, name: str) -> Iterator[str]:
-    """Yields lines about the chains of a plan on the slice of that name; compiles them.
+def sampling_report(plan: Plan, target: TPUSlice) -> Iterator[str]:
+    """Yields lines about the chains of a plan on a slice; compiles them.
 
     No weights are read. Raises UserError if a batch does not fit.
     """
-    target = tpu_slice(name)
-    yield f"dry run: compiled for {name}, {target.size} chips; nothing is drawn or written"
+    yield f"dry run: compiled for {target.name}, {target.size} chips; nothing is drawn or written"
     for model in plan.models:
         yield from _model_report(model, target)
 

@@ -53,11 +53,12 @@ def dropout(
     """
     if key is None or rate == 0:
         return x
-    dropped = round(rate * 2**16)
-    quarters = [(n >= dropped).astype(jnp.int8) for n in _random_16_bits(key, x.shape)]
-    quarters = jax.lax.optimization_barrier(quarters)
-    kept = jnp.concatenate(quarters, axis=1)[:, : x.shape[1]]
-    return jnp.where(kept != 0, x * (2**16 / (2**16 - dropped)), 0).astype(x.dtype)
+    with jax.named_scope("dropout"):
+        dropped = round(rate * 2**16)
+        quarters = [(n >= dropped).astype(jnp.int8) for n in _random_16_bits(key, x.shape)]
+        quarters = jax.lax.optimization_barrier(quarters)
+        kept = jnp.concatenate(quarters, axis=1)[:, : x.shape[1]]
+        return jnp.where(kept != 0, x * (2**16 / (2**16 - dropped)), 0).astype(x.dtype)
 
 
 def _random_16_bits(key: jax.Array, shape: tuple[int, ...]) -> list[jax.Array]:

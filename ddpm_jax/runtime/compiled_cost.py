@@ -1,4 +1,4 @@
-"""What a program compiled for a TPU would cost, by the compiler's own estimates.
+"""What a compiled program costs, by the compiler's own estimates: memory, and cycles of a TPU.
 
 XLA's TPU compiler leaves its estimate of the cycles beside each instruction of the program's text.
 They hold for one core of a chip, and for instructions that run one after the other.
@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jax
 
@@ -38,7 +39,6 @@ KINDS = {
     "attention": "attention",
     "random_bits": "random bits",
     "threefry": "random bits",
-    "random_gamma": "random bits",
     "dropout": "random bits",
     "group_norm": "norm",
 }
@@ -77,6 +77,23 @@ class Instruction:
 
     def called(self) -> list[str]:
         return CALLS.findall(self.rest)
+
+
+class Memory(NamedTuple):
+    """Bytes of a device that a program takes: inputs, and what it needs beside them."""
+
+    kept: int
+    temporary: int
+
+
+def program_memory(compiled: jax.stages.Compiled) -> Memory | None:
+    """The peak of memory, by XLA's analysis; None where there is none."""
+    found = compiled.memory_analysis()
+    if found is None:
+        return None
+    # Donated arrays share their memory with outputs.
+    beside = found.output_size_in_bytes - found.alias_size_in_bytes + found.temp_size_in_bytes
+    return Memory(found.argument_size_in_bytes, beside)
 
 
 def program_cost(compiled: jax.stages.Compiled) -> Cost:

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import jax
 
-from ddpm_jax.runtime.compiled_cost import PRODUCTS, Cost, program_cost
+from ddpm_jax.runtime.compiled_cost import PRODUCTS, Cost, program_cost, program_memory
 from ddpm_jax.runtime.peak_flops import peak_flops
-from ddpm_jax.runtime.tpu_slices import TPUSlice, require_compiler, tpu_slice, use_no_tpu
+from ddpm_jax.runtime.tpu_slices import TPUSlice
 
 # How far off the estimate may be: element-wise work in bfloat16 may take half of what it is priced;
 # copies and collectives, which have no price, may be waited for.
@@ -29,17 +29,6 @@ class Fit(NamedTuple):
         return self.compiled is not None
 
 
-def prepare(name: str) -> TPUSlice:
-    """Checks the name of a slice, and that its compiler is here. Call it before JAX starts.
-
-    Raises UserError.
-    """
-    target = tpu_slice(name)
-    require_compiler()
-    use_no_tpu()
-    return target
-
-
 def compile_for(target: TPUSlice, lower: Callable[[], jax.stages.Lowered]) -> Fit:
     """Compiles a program for the chips of its mesh."""
     available = target.chip.hbm_bytes
@@ -54,12 +43,10 @@ def compile_for(target: TPUSlice, lower: Callable[[], jax.stages.Lowered]) -> Fi
             for n, unit in (found.group(1, 2), found.group(3, 4))
         )
         return Fit(needed, available, 0, None)
-    memory = compiled.memory_analysis()
+    memory = program_memory(compiled)
     assert memory is not None  # as it is for TPUs
-    kept = memory.argument_size_in_bytes
-    beside = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
-    fits = kept + beside <= available
-    return Fit(kept + beside, available, kept, compiled if fits else None)
+    needed = sum(memory)
+    return Fit(needed, available, memory.kept, compiled if needed <= available else None)
 
 
 def memory_line(fit: Fit) -> str:

@@ -111,10 +111,16 @@ def _host_bounds(target: TPUSlice) -> dict[str, tuple[int, ...]]:
     return {"chips_per_host_bounds": (1, 1, 1)} if target.size == 1 else {}
 
 
-def require_compiler() -> None:
-    """Raises UserError if libtpu is not installed."""
+def prepare(name: str) -> TPUSlice:
+    """Checks the name of a slice, and that its compiler is here. Call it before JAX starts.
+
+    Raises UserError.
+    """
+    target = tpu_slice(name)
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(MISSING)
+    use_no_tpu()
+    return target
 
 
 def use_no_tpu() -> None:

@@ -6,15 +6,17 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from ddpm_jax.config import Config, build_diffusion, data_shape
 from ddpm_jax.models import Network, count_parameters
+from ddpm_jax.runtime.compiled_cost import program_memory
+from ddpm_jax.runtime.tpu_slices import TPUSlice
 from ddpm_jax.training.state import TrainState, make_optimizer
-from ddpm_jax.training.step import make_train_step
+from ddpm_jax.training.step import abstract_batch, make_train_step
 from ddpm_jax.training.throughput import count_flops, evaluation_flops
+from ddpm_jax.training.tpu_dry_run import slice_lines
 
 
 def report(
@@ -24,11 +26,13 @@ def report(
     sharding: Any,
     mesh: Mesh,
     train_step: jax.stages.Wrapped,
+    target: TPUSlice | None = None,
 ) -> Iterator[str]:
-    """Yields lines about a run that starts with `abstract`, the slowest one last.
+    """Yields lines about a run that starts with `abstract`, the slowest ones last.
 
     That is the peak of memory, for which `train_step` is compiled; it takes about as long as the
-    first step of the run. The others need no compilation.
+    first step of the run. The others need no compilation. For a `target`, whose chips are in
+    `mesh`, the last lines are those of `slice_lines`.
     """
     model, train = config.model, config.train
     yield "dry run: nothing is trained, nothing is written"
@@ -45,6 +49,9 @@ def report(
         f"checkpoint   {si(size, 'B')}; {train.keep_checkpoints} are kept: "
         f"{si(train.keep_checkpoints * size, 'B')}"
     )
+    if target is not None:
+        yield from slice_lines(config, network, target)
+        return
     yield memory_line(train_step, abstract, abstract_batch(config), device.platform)
 
 
@@ -99,28 +106,15 @@ def memory_line(
 ) -> str:
     """The peak of memory on a device, by XLA's analysis of the step, compiled for this platform."""
     started = time.monotonic()
-    found = train_step.lower(abstract, batch).compile().memory_analysis()
+    found = program_memory(train_step.lower(abstract, batch).compile())
     seconds = time.monotonic() - started
     if found is None:
         return f"memory       not known: XLA does not analyse it for {platform}"
-    kept = found.argument_size_in_bytes
-    # Donated arrays share their memory with outputs.
-    temporary = found.output_size_in_bytes - found.alias_size_in_bytes + found.temp_size_in_bytes
     return (
-        f"memory       {si(kept + temporary, 'B')} a device at the peak of a step: {si(kept, 'B')} "
-        f"of state and batch, {si(temporary, 'B')} for a while (as XLA lays it out for {platform}; "
-        f"compiled in {seconds:.0f} s)"
+        f"memory       {si(sum(found), 'B')} a device at the peak of a step: "
+        f"{si(found.kept, 'B')} of state and batch, {si(found.temporary, 'B')} for a while (as XLA "
+        f"lays it out for {platform}; compiled in {seconds:.0f} s)"
     )
-
-
-def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes and types of a global batch in training."""
-    points = config.data.name == "s_curve"
-    size, dtype = config.train.batch_size, jnp.float32 if points else jnp.uint8
-    return {
-        "x": jax.ShapeDtypeStruct((size, *data_shape(config)), dtype),
-        "label": jax.ShapeDtypeStruct((size,), jnp.int32),
-    }
 
 
 def in_bytes(tree: Any) -> int:

@@ -102,10 +102,9 @@ def apply_gradient(
     state: TrainState, grads: Params, optimizer: optax.GradientTransformation, config: TrainConfig
 ) -> TrainState:
     """The parameters after one update by the optimizer, and their averages."""
-    with jax.named_scope("optimizer"):
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema, extra_ema = averaged(state, params, config)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema, extra_ema = averaged(state, params, config)
     return state._replace(
         params=params,
         ema=ema,

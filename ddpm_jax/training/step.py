@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ddpm_jax.config import Config
+from ddpm_jax.config import Config, data_shape
 from ddpm_jax.data.model_range import low_res_of, to_model_range
 from ddpm_jax.diffusion.process import Diffusion
 from ddpm_jax.diffusion.timesteps import (
@@ -60,6 +60,16 @@ def make_train_step(
     return step
 
 
+def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes and types of a global batch in training."""
+    points = config.data.name == "s_curve"
+    size, dtype = config.train.batch_size, jnp.float32 if points else jnp.uint8
+    return {
+        "x": jax.ShapeDtypeStruct((size, *data_shape(config)), dtype),
+        "label": jax.ShapeDtypeStruct((size,), jnp.int32),
+    }
+
+
 def draw_examples(
     config: Config, num_timesteps: int, state: TrainState, batch: Batch, keys: list[jax.Array]
 ) -> Examples:
@@ -105,7 +115,8 @@ def make_update(
         def skipped(state: TrainState, _: Params) -> TrainState:
             return state._replace(skipped=state.skipped + 1)
 
-        new = one_of(finite, advanced, skipped, state, grads)
+        with jax.named_scope("optimizer"):
+            new = one_of(finite, advanced, skipped, state, grads)
         metrics = {
             **_means(numbers, examples, num_timesteps),
             "grad_norm": grad_norm,

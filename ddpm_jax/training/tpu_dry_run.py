@@ -6,54 +6,34 @@ from functools import partial
 
 import jax
 
-from ddpm_jax.config import Config, ParallelConfig, TrainConfig, build_diffusion, data_shape
+from ddpm_jax.config import Config, ParallelConfig, TrainConfig, build_diffusion
 from ddpm_jax.errors import UserError
-from ddpm_jax.models import Network, build_network, count_parameters
+from ddpm_jax.models import Network, build_network
 from ddpm_jax.runtime import devices
 from ddpm_jax.runtime.slice_report import Fit, compile_for, cost_lines, memory_line
-from ddpm_jax.runtime.tpu_slices import TPUSlice, slice_mesh, tpu_slice
-from ddpm_jax.training.dry_run import abstract_batch, flops_line, in_bytes, si
+from ddpm_jax.runtime.tpu_slices import TPUSlice, slice_mesh
 from ddpm_jax.training.state import make_optimizer, new_state
-from ddpm_jax.training.step import make_train_step
+from ddpm_jax.training.step import abstract_batch, make_train_step
 from ddpm_jax.training.throughput import TRAINING_EVALUATIONS, evaluation_flops
 
 
-def training_report(config: Config, name: str) -> Iterator[str]:
-    """Yields lines about a training step on the slice of that name; compiles it, for minutes.
+def slice_lines(config: Config, network: Network, target: TPUSlice) -> Iterator[str]:
+    """Yields lines about a training step on a slice; compiles it, for minutes.
 
     Where it does not fit, the settings that take less are tried, those that cost least first.
-    Raises UserError if none fits, or if the slice does not divide the batch.
+    Raises UserError if none fits.
     """
-    target, train = tpu_slice(name), config.train
-    # Refused before anything else is said.
-    slice_mesh(target, config.parallel, train.batch_size // train.grad_accumulation_steps)
-    network = build_network(config)
-    abstract = jax.eval_shape(partial(new_state, config, network, make_optimizer(train)))
-    yield f"dry run: compiled for {name}, {target.size} chips; nothing is trained or written"
-    model = config.model
-    parameters = f"{count_parameters(abstract.params):,} parameters"
-    yield f"model        {model.kind}, {parameters}, computed in {model.dtype}"
-    shape = "x".join(map(str, data_shape(config)))
-    yield (
-        f"a step       {train.batch_size} examples of {shape}, "
-        f"{train.batch_size // target.size} a chip"
-    )
-    yield flops_line(config, network, abstract)
-    yield f"state        {si(in_bytes(abstract), 'B')} in all"
-
     fit = compile_step(config, target)
     yield memory_line(fit)
-    options = ""
     if not fit.fits:
         for options, smaller in smaller_settings(config, target):
             fit = compile_step(smaller, target)
             yield f"{memory_line(fit)}, with {options}"
             if fit.fits:
-                config = smaller
+                yield f"smallest     change that fits: {options}"
                 break
         else:
-            raise UserError(f"--tpu {name}: no setting tried fits; take a larger slice")
-        yield f"smallest     change that fits: {options}"
+            raise UserError(f"--tpu {target.name}: no setting tried fits; take a larger slice")
     yield from step_lines(config, network, target, fit)
 
 

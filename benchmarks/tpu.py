@@ -37,9 +37,9 @@ from ddpm_jax.training.step import abstract_batch, make_train_step
 
 LIMITS = """
 How to read it. Cycles are the compiler's estimates for one core, added up: no TPU has run this.
-They price narrow types in element-wise work like wide ones, take copies for hidden behind other
-work, and give collectives, custom calls and the hardware's own generator of random bits no price:
-those are listed. Compare programs for one chip; differences under 3 % decide nothing.
+Element-wise work in bfloat16 has the price of float32. Copies are assumed to hide behind other
+work. Collectives, custom calls and the hardware's random bits have no price; they are listed.
+Compare programs for one chip; differences under 3 % decide nothing.
 """.strip()
 # Of the largest output.
 TOLERANCE = 1e-4

@@ -84,9 +84,9 @@ class GroupNorm(nnx.Module):
     In float32 its variance is PyTorch's, of two passes. A mean sums pixels by channel, then
     channels by group: on CPU that is twice as fast, with its gradient, as one sum over both.
 
-    For bfloat16 both moments are of one pass, E[x^2] - E[x]^2 in float32, and a group's are means
-    by a matrix product: on TPU a third less of a residual block. It loses digits where |mean| is
-    300 times the deviation, of which bfloat16 has none left.
+    In bfloat16 one pass gives both moments, in float32; the variance is E[x^2] - E[x]^2. A matrix
+    product takes the mean over a group. That saves a TPU a fifth of a residual block. Digits are
+    lost only where |mean| is over 300 times the deviation: there bfloat16 has none left.
     """
 
     def __init__(self, channels: int, groups: int = 32, epsilon: float = 1e-5):

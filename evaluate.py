@@ -50,6 +50,7 @@ class Args:
     labels: str = ""  # in turn: 3,7 or 0-4, class names, all (the default); or random
     sampler: str | None = None  # ddpm, ddim, ...; None: the run's own; so for those below
     steps: str | None = None  # length of the chain, as in sample.py; of bpd, None: all of it
+    spacing: str | None = None  # respaced, trailing, leading, log_snr or karras
     eta: float | None = None  # DDIM's noise, 0 to 1
     classifier: Path | None = None  # run folder of a classifier, whose gradient guides the samples
     guidance_scale: str | None = None  # of that gradient, one or a list as 0,1,2.5; None: 1

@@ -29,6 +29,7 @@ from ddpm_jax.generation import GenerationOptions, SampleBatch, load_run, output
 from ddpm_jax.generation.tpu_dry_run import sampling_report
 from ddpm_jax.runtime import devices, processes, tpu_slices
 from ddpm_jax.runtime.script import run_script, start_logging
+from ddpm_jax.sampling.samplers import described
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Args:
     checkpoint: str = "best"  # step of the checkpoint, newest, or best, if any is known to be
     ema: float | None = None  # rate of the averaged weights of --workdir; 0: those being trained
     sampler: str | None = None  # ddpm, ddim, ...; None: the run's own; so for those below
-    steps: str | None = None  # 250, 10,15,20 (a section each), ddim50; with another sampler: all
+    steps: str | None = None  # 250, 10,15,20 (a section each), ddim50; another sampler: its own
+    spacing: str | None = None  # respaced, trailing, leading, log_snr or karras
     eta: float | None = None  # DDIM's noise, 0 to 1
     batch_size: int | None = None  # samples drawn at once
     classifier: Path | None = None  # run folder of a classifier, whose gradient guides the samples
@@ -57,7 +59,9 @@ class Args:
 
 
 def main() -> None:
-    args = command_line.parse(Args, sys.argv[1:], description=__doc__)
+    args = command_line.parse(
+        Args, sys.argv[1:], description=f"{__doc__}\nSamplers:\n\n{described()}\n"
+    )
     start_logging()
     command_line.require_dry_run(args.dry_run, args.tpu)
     if args.dry_run and args.tpu is None:

@@ -1,6 +1,6 @@
 """Every setting of a run: its unit, its default, its bounds; as JSON, and from a command line."""
 
-from ddpm_jax.config.build import build_diffusion
+from ddpm_jax.config.build import build_chain, build_diffusion
 from ddpm_jax.config.schema import (
     Config,
     DataConfig,
@@ -14,6 +14,7 @@ from ddpm_jax.config.schema import (
     SampleConfig,
     SamplerName,
     Schedule,
+    Spacing,
     TimestepSampler,
     TrainConfig,
     Variance,
@@ -36,10 +37,12 @@ __all__ = [
     "SampleConfig",
     "SamplerName",
     "Schedule",
+    "Spacing",
     "TimestepSampler",
     "TrainConfig",
     "Variance",
     "Weighting",
+    "build_chain",
     "build_diffusion",
     "check",
     "data_shape",

@@ -25,6 +25,7 @@ from ddpm_jax.diffusion.losses import LOSSES, WEIGHTINGS
 from ddpm_jax.diffusion.predictions import PREDICTIONS
 from ddpm_jax.diffusion.process import VARIANCES
 from ddpm_jax.diffusion.schedules import SCHEDULES
+from ddpm_jax.diffusion.spacing import SPACINGS
 from ddpm_jax.diffusion.timesteps import TIMESTEP_SAMPLERS
 from ddpm_jax.sampling.samplers import SAMPLERS
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:  # which names a table holds is known at run time alone
     Weighting = str
     TimestepSampler = str
     SamplerName = str
+    Spacing = str
 else:
     Schedule = Literal[*SCHEDULES]
     Prediction = Literal[*PREDICTIONS]
@@ -44,6 +46,7 @@ else:
     Weighting = Literal[*WEIGHTINGS]
     TimestepSampler = Literal[*TIMESTEP_SAMPLERS]
     SamplerName = Literal[*SAMPLERS]
+    Spacing = Literal["default", *SPACINGS]
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,8 @@ class SampleConfig:
     """How samples are drawn, in training and, by default, by sample.py."""
 
     sampler: SamplerName = "ddpm"
-    steps: str = ""  # length of the chain: "250", "10,15,20" (a section each), "ddim50"; "": all
+    steps: str = ""  # "250"; respaced "10,15,20" (a section each), "ddim50"; "": the sampler's own
+    spacing: Spacing = "default"  # how they are placed; default: as suits the sampler
     eta: ClosedFraction = 0.0  # DDIM's noise: 0 is deterministic, 1 is ancestral
     clip: bool = True  # clip the predicted x_0 to [-1, 1] at each step
     clip_guided: bool = True  # clip it after guidance too; False: as ADM's code

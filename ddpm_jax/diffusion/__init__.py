@@ -17,8 +17,8 @@ from ddpm_jax.diffusion.schedules import (
     make_schedule,
     named_betas,
     rescaled,
-    respace,
 )
+from ddpm_jax.diffusion.spacing import respace
 from ddpm_jax.diffusion.timesteps import TIMESTEP_SAMPLERS
 
 __all__ = [

@@ -25,6 +25,7 @@ class Diffusion(NamedTuple):
     schedule: NoiseSchedule
     prediction: str = "eps"
     variance: str = "fixed_small"
+    training: NoiseSchedule | None = None  # the whole chain, where `schedule` is a shorter one
 
 
 class ReverseStep(NamedTuple):

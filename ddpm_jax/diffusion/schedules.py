@@ -1,11 +1,11 @@
-"""Noise schedules: betas, the tables that follow from them, and respacing.
+"""Noise schedules: betas, and the tables that follow from them.
 
 The forward process is q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t I), t = 0..T-1. All
 tables are float64 NumPy arrays [T]; `extract` casts what a function uses to float32.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -186,7 +186,35 @@ def make_schedule(
     if not (betas.min() > 0 and betas.max() <= 1):
         raise ValueError(f"betas must be in (0, 1], not {betas.min():.3g}..{betas.max():.3g}")
     alphas_cumprod = np.cumprod(1 - betas)
-    previous = np.append(1.0, alphas_cumprod[:-1])
+    return _tables(
+        betas,
+        alphas_cumprod,
+        np.append(1.0, alphas_cumprod[:-1]),
+        np.append(alphas_cumprod[1:], 0.0),
+        np.arange(len(betas)) if timestep_map is None else timestep_map,
+        np.arange(len(betas), dtype=np.float64) if model_timesteps is None else model_timesteps,
+    )
+
+
+def with_noise_raised(
+    schedule: NoiseSchedule, alphas_cumprod: np.ndarray, model_timesteps: np.ndarray
+) -> NoiseSchedule:
+    """The steps of a chain, begun at lower `alphas_cumprod` [T] and ended where they ended."""
+    betas = 1 - alphas_cumprod / schedule.alphas_cumprod_prev
+    previous, following = schedule.alphas_cumprod_prev, schedule.alphas_cumprod_next
+    return _tables(
+        betas, alphas_cumprod, previous, following, schedule.timestep_map, model_timesteps
+    )
+
+
+def _tables(
+    betas: np.ndarray,
+    alphas_cumprod: np.ndarray,
+    previous: np.ndarray,
+    following: np.ndarray,
+    timestep_map: np.ndarray,
+    model_timesteps: np.ndarray,
+) -> NoiseSchedule:
     # A last alpha-bar of 0 (beta 1) gives infinities at T-1: x_0 cannot be told from x_t there.
     with np.errstate(divide="ignore"):
         posterior_variance = betas * (1 - previous) / (1 - alphas_cumprod)
@@ -194,7 +222,7 @@ def make_schedule(
             betas=betas,
             alphas_cumprod=alphas_cumprod,
             alphas_cumprod_prev=previous,
-            alphas_cumprod_next=np.append(alphas_cumprod[1:], 0.0),
+            alphas_cumprod_next=following,
             sqrt_alphas_cumprod=np.sqrt(alphas_cumprod),
             sqrt_one_minus_alphas_cumprod=np.sqrt(1 - alphas_cumprod),
             log_one_minus_alphas_cumprod=np.log(1 - alphas_cumprod),
@@ -207,12 +235,8 @@ def make_schedule(
             ),
             posterior_mean_coef1=betas * np.sqrt(previous) / (1 - alphas_cumprod),
             posterior_mean_coef2=(1 - previous) * np.sqrt(1 - betas) / (1 - alphas_cumprod),
-            timestep_map=np.arange(len(betas)) if timestep_map is None else timestep_map,
-            model_timesteps=(
-                np.arange(len(betas), dtype=np.float64)
-                if model_timesteps is None
-                else model_timesteps
-            ),
+            timestep_map=timestep_map,
+            model_timesteps=model_timesteps,
         )
 
 
@@ -220,44 +244,3 @@ def rescaled(schedule: NoiseSchedule) -> NoiseSchedule:
     """The same chain, whose network sees t * 1000 / T instead of t (Improved DDPM)."""
     scale = 1000.0 / schedule.num_timesteps
     return schedule._replace(model_timesteps=schedule.model_timesteps * scale)
-
-
-def space_timesteps(num_timesteps: int, spec: str | Sequence[int]) -> list[int]:
-    """The timesteps that a shorter chain keeps, ascending.
-
-    `spec` is "ddimN", exactly N at an equal stride from 0, or counts "a,b,c": the chain is cut into
-    that many equal sections, and each keeps its count, first and last included. Raises ValueError.
-    """
-    if isinstance(spec, str):
-        if spec.startswith("ddim"):
-            return _strided(num_timesteps, int(spec.removeprefix("ddim")))
-        spec = [int(count) for count in spec.split(",")]
-    size, extra = divmod(num_timesteps, len(spec))
-    start, steps = 0, set()
-    for i, count in enumerate(spec):
-        length = size + (i < extra)
-        if not 0 <= count <= length:
-            raise ValueError(f"cannot divide section of {length} steps into {count}")
-        stride = 1 if count <= 1 else (length - 1) / (count - 1)
-        # Summed, and rounded half to even, as the original does: round(linspace) differs.
-        position = 0.0
-        for _ in range(count):
-            steps.add(start + round(position))
-            position += stride
-        start += length
-    return sorted(steps)
-
-
-def _strided(num_timesteps: int, count: int) -> list[int]:
-    for stride in range(1, num_timesteps):
-        if len(range(0, num_timesteps, stride)) == count:
-            return list(range(0, num_timesteps, stride))
-    raise ValueError(f"cannot create exactly {num_timesteps} steps with an integer stride")
-
-
-def respace(schedule: NoiseSchedule, spec: str | Sequence[int]) -> NoiseSchedule:
-    """The chain over the timesteps that `spec` keeps, with the same alphas_cumprod at each."""
-    steps = space_timesteps(schedule.num_timesteps, spec)
-    kept = schedule.alphas_cumprod[steps]
-    betas = 1 - kept / np.append(1.0, kept[:-1])
-    return make_schedule(betas, schedule.timestep_map[steps], schedule.model_timesteps[steps])

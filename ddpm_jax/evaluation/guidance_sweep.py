@@ -51,6 +51,7 @@ class Args:
     guidance_interval: str | None = None  # part of t/T that is guided, as 0.2,0.8; None: all of it
     steps: str = "25,50,250"  # lengths of the chain
     sampler: str | None = None  # ddpm, ddim, ...; None: the run's own; so for those below
+    spacing: str | None = None  # respaced, trailing, leading, log_snr or karras
     eta: float | None = None  # DDIM's noise, 0 to 1
     num: int = 500  # samples at each scale and length, of all classes in turn
     seed: int = 0  # of the noise
@@ -104,6 +105,7 @@ def plan_length(run: Run, args: Args, steps: str) -> Plan:
             seed=args.seed,
             sampler=args.sampler,
             steps=steps,
+            spacing=args.spacing,
             eta=args.eta,
             batch_size=args.batch_size,
             classifier=args.classifier,
@@ -147,9 +149,10 @@ def measured(features: Features, labels: np.ndarray, reference: Reference) -> Sa
 def settings_of(plan: Plan, args: Args) -> dict[str, Any]:
     """The settings shared by all samples of a sweep: all but scales and steps."""
     sample = plan.models[0].config.sample
+    names = ("sampler", "spacing", "eta", "clip", "clip_guided")
     return {
         **plan.identities(),
-        **{name: getattr(sample, name) for name in ("sampler", "eta", "clip", "clip_guided")},
+        **{name: getattr(sample, name) for name in names},
         "guidance_interval": list(plan.guidance.interval),
         "num": args.num,
         "seed": args.seed,

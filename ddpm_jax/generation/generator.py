@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ddpm_jax.config import Config, build_diffusion, data_shape, serialization
+from ddpm_jax.config import Config, build_chain, data_shape, serialization
 from ddpm_jax.data.model_range import to_model_range, to_uint8
 from ddpm_jax.diffusion.process import Diffusion
 from ddpm_jax.generation.chain import Chain
@@ -76,7 +76,7 @@ class Generator:
       guidance: what may guide; the scales of a call say how strongly.
 
     Raises:
-      UserError: `config.sample.steps` is no respacing.
+      UserError: `config.sample.steps` does not suit its spacing.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Generator:
         frames: int = 0,
         guidance: GuidanceModels = NO_GUIDANCE,
     ) -> None:
-        diffusion = build_diffusion(config.diffusion, config.sample.steps)
+        diffusion = build_chain(config)
         schedule, self._num_steps = diffusion.schedule, diffusion.schedule.num_timesteps
         self._config, self._mesh, self._guidance = config, mesh, guidance
         self._shape = data_shape(config)

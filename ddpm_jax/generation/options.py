@@ -25,8 +25,9 @@ class GenerationOptions:
     num: int | None = None  # None: 64, or as many as `low_res` has
     labels: Labels = None  # numbers or names, in turn; "all" in turn; "random"; "0-9"
     seed: int = 0  # of the noise, and of random labels
-    sampler: str | None = None  # another sampler than the run's own takes the whole chain, at eta 0
+    sampler: str | None = None  # another sampler than the run's own takes its own steps, at eta 0
     steps: int | str | None = None  # 250, "10,15,20" (a section each) or "ddim50"
+    spacing: str | None = None  # how the steps are placed: a name in SPACINGS
     eta: float | None = None  # DDIM's noise, 0 to 1
     batch_size: int | None = None  # samples drawn at once
     classifier: str | Path | None = None  # run folder of the classifier that guides

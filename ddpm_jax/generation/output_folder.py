@@ -71,7 +71,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         **plan.identities(),
         **{
             name: getattr(sample, name)
-            for name in ("sampler", "steps", "eta", "clip", "clip_guided")
+            for name in ("sampler", "steps", "spacing", "eta", "clip", "clip_guided")
         },
         "upsampler_steps": plan.models[-1].config.sample.steps if options.upsampler else "",
         **{f"{name}_scale": list(values) for name, values in scales},

@@ -92,6 +92,7 @@ class Run:
         seed: int = 0,
         sampler: str | None = None,
         steps: int | str | None = None,
+        spacing: str | None = None,
         eta: float | None = None,
         batch_size: int | None = None,
         classifier: str | Path | None = None,
@@ -108,7 +109,8 @@ class Run:
           labels: a class, or several in turn, by number or name; "all" in turn (the default where
             there are classes), "random", "0-4".
           seed: of the noise, and of random labels.
-          sampler, steps, eta: of the chain, as `sample.sampler`, ... of a config; None: the run's.
+          sampler, steps, spacing, eta: of the chain, as `sample.sampler`, ... of a config; None:
+            the run's.
           batch_size: samples drawn at once.
           classifier, guidance_scale: a run of a classifier of noisy images, and how strongly it
             guides; several scales draw a row of the same noise each.
@@ -127,6 +129,7 @@ class Run:
             seed,
             sampler,
             steps,
+            spacing,
             eta,
             batch_size,
             classifier,

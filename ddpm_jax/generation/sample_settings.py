@@ -4,7 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from ddpm_jax.config import Config, SampleConfig, build_diffusion, check
+from ddpm_jax.config import Config, SampleConfig, build_chain, check
 from ddpm_jax.errors import UserError
 from ddpm_jax.generation.options import GenerationOptions
 from ddpm_jax.sampling.samplers import sampler_name
@@ -23,7 +23,7 @@ def sample_settings(workdir: Path, config: Config, options: GenerationOptions) -
     except UserError as error:
         raise UserError(re.sub(r"--sample\.(\S+) ", _as_keyword, str(error))) from None
     try:
-        build_diffusion(config.diffusion, config.sample.steps)
+        build_chain(config)
     except UserError as error:
         raise UserError(f"{workdir}: {error}") from error
     return config
@@ -32,10 +32,11 @@ def sample_settings(workdir: Path, config: Config, options: GenerationOptions) -
 def _chosen(sample: SampleConfig, options: GenerationOptions) -> SampleConfig:
     """The fields of `options` where they are not None.
 
-    A sampler other than the run's own takes its whole chain at eta 0: the run's steps and eta suit
-    the run's sampler.
+    A sampler other than the run's own takes its own steps and spacing at eta 0: those of the run
+    suit the run's sampler.
     """
-    chosen = {name: getattr(options, name) for name in ("sampler", "steps", "eta", "batch_size")}
+    names = ("sampler", "steps", "spacing", "eta", "batch_size")
+    chosen = {name: getattr(options, name) for name in names}
     chosen = {name: value for name, value in chosen.items() if value is not None}
     if "steps" in chosen:
         chosen["steps"] = str(chosen["steps"])
@@ -45,7 +46,7 @@ def _chosen(sample: SampleConfig, options: GenerationOptions) -> SampleConfig:
         except ValueError as error:
             raise UserError(f"sampler={chosen['sampler']}: {error}") from None
         if chosen["sampler"] != sample.sampler:
-            chosen = {"steps": "", "eta": 0.0} | chosen
+            chosen = {"steps": "", "spacing": "default", "eta": 0.0} | chosen
     return dataclasses.replace(sample, **chosen)
 
 

@@ -9,7 +9,8 @@ from ddpm_jax.sampling.guidance import (
     within,
 )
 from ddpm_jax.sampling.loop import ChainOptions, Samples, make_sampling_loop
-from ddpm_jax.sampling.samplers import SAMPLERS, Sampler, sampler_name
+from ddpm_jax.sampling.sampler import Sampler
+from ddpm_jax.sampling.samplers import SAMPLERS, sampler_name
 
 __all__ = [
     "SAMPLERS",

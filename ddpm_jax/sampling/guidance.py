@@ -19,7 +19,7 @@ from ddpm_jax.diffusion.process import (
     model_timesteps,
     p_mean_variance,
 )
-from ddpm_jax.diffusion.schedules import extract
+from ddpm_jax.diffusion.schedules import NoiseSchedule, extract
 from ddpm_jax.diffusion.shapes import Array, Float, Int
 
 # log p(y | x_t), [B], at x_t and the timestep that a network embeds.
@@ -28,8 +28,9 @@ LogProb = Callable[[Float[Array, "batch *shape"], Float[Array, " batch"]], Float
 Scale = Callable[[Float[Array, " batch"]], Float[Array, " batch"]]
 # What a network is given besides x_t and t: any tree of arrays [B, ...], such as labels.
 Condition = Any
-# Every sampler evaluates the network through such a function of (x_t, t), t an index.
-GuidedDenoiser = Callable[[Float[Array, "batch *shape"], Int[Array, " batch"]], ReverseStep]
+# Every sampler evaluates the network through such a function: denoise(x_t, t), t an index into the
+# chain, or into the levels of a third argument, a NoiseSchedule.
+GuidedDenoiser = Callable[..., ReverseStep]
 # guide(diffusion, reverse, x_t, t, gradient, clip): how a gradient enters a reverse step.
 Guide = Callable[[Diffusion, ReverseStep, Array, Array, Array, bool], ReverseStep]
 
@@ -195,12 +196,13 @@ def guided_denoiser(
     ADM's code clips before it alone. A gradient of 0 changes no bit.
     """
 
-    def guided(x_t: Array, t: Array) -> ReverseStep:
-        model_t = model_timesteps(diffusion.schedule, t)
-        reverse = p_mean_variance(diffusion, denoise(x_t, model_t), x_t, t, clip)
+    def guided(x_t: Array, t: Array, levels: NoiseSchedule | None = None) -> ReverseStep:
+        process = diffusion if levels is None else diffusion._replace(schedule=levels)
+        model_t = model_timesteps(process.schedule, t)
+        reverse = p_mean_variance(process, denoise(x_t, model_t), x_t, t, clip)
         if gradient is None:
             return reverse
-        return guide(diffusion, reverse, x_t, t, gradient(x_t, model_t), clip and clip_guided)
+        return guide(process, reverse, x_t, t, gradient(x_t, model_t), clip and clip_guided)
 
     return guided
 

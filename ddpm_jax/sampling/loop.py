@@ -18,7 +18,7 @@ from ddpm_jax.diffusion.process import Denoiser, Diffusion
 from ddpm_jax.diffusion.schedules import NoiseSchedule
 from ddpm_jax.diffusion.shapes import Array, Float, Int
 from ddpm_jax.sampling.guidance import Condition, guided_denoiser
-from ddpm_jax.sampling.samplers import Memory, Sampler
+from ddpm_jax.sampling.sampler import Memory, Sampler
 
 PROGRESS_SLICES = 50
 # Keeps the noise of sampling apart from that of training with the same seed.
@@ -91,7 +91,7 @@ def make_sampling_loop(
 
     @jax.jit
     def noise(seed: Array, index: Array) -> Array:
-        return _normal(sample_keys(seed, index, options.stream), num_steps, shape)
+        return standard_normal(sample_keys(seed, index, options.stream), num_steps, shape)
 
     @jax.jit
     def start(x: Array) -> tuple[Samples, Memory]:
@@ -159,14 +159,14 @@ def make_sampling_program(
         def body(i: Array, carry: tuple[Samples, Memory]) -> tuple[Samples, Memory]:
             state, memory = carry
             t = first - 1 - i
-            noise = _normal(keys, t, shape)
+            noise = standard_normal(keys, t, shape)
             step, memory = sampler.step(
                 diffusion, denoise, state.x, jnp.full(index.shape, t), noise, memory, options.eta
             )
             x = step.sample
             if constraint is not None:
                 # Numbers 0..T are those of the steps and of x_T.
-                x = constraint(x, t - 1, _normal(keys, num_steps + 1 + t, shape), condition)
+                x = constraint(x, t - 1, standard_normal(keys, num_steps + 1 + t, shape), condition)
             state = _kept(state, options.keep, num_steps, t, step.pred_xstart)
             return state._replace(x=x), memory
 
@@ -191,7 +191,7 @@ def _kept(
     )
 
 
-def _normal(keys: Array, number: int | Array, shape: tuple[int, ...]) -> Array:
+def standard_normal(keys: Array, number: int | Array, shape: tuple[int, ...]) -> Array:
     """Normal noise of the shape of one sample for each key, other noise for each number."""
     keys = jax.vmap(partial(jax.random.fold_in, data=number))(keys)
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)

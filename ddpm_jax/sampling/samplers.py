@@ -1,105 +1,35 @@
-"""The samplers, one signature for all, and the table that names them.
-
-    step(diffusion, denoise, x_t, t, noise, memory, eta) -> (Step, memory)
-
-`denoise(x_t, t)` is the guided denoiser (guidance.py): the one way to evaluate the network. A
-sampler that uses earlier predictions keeps them in its memory, a tree of arrays that `init` makes.
-"""
+"""The table that names the samplers."""
 
 import difflib
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-import numpy as np
-
-from ddpm_jax.diffusion.predictions import eps_from_xstart
-from ddpm_jax.diffusion.process import Diffusion
-from ddpm_jax.diffusion.schedules import extract
-from ddpm_jax.diffusion.shapes import Array, Float, Int
-from ddpm_jax.sampling.guidance import Guide, GuidedDenoiser, shift_mean, shift_score
-
-Memory = Any
-
-
-class Step(NamedTuple):
-    """x_{t-1}, and the x_0 predicted on the way."""
-
-    sample: Float[Array, "batch *shape"]
-    pred_xstart: Float[Array, "batch *shape"]
+from ddpm_jax.sampling.guidance import shift_mean
+from ddpm_jax.sampling.heun import churned, heun
+from ddpm_jax.sampling.multistep import (
+    Multistep,
+    deis,
+    dpmpp,
+    dpmpp_sde,
+    pndm,
+    unipc,
+    unipc_corrector,
+)
+from ddpm_jax.sampling.one_step import ancestral, ddim
+from ddpm_jax.sampling.sampler import Sampler, SamplerStep
 
 
-def no_memory(x_t: Float[Array, "batch *shape"]) -> Memory:
-    """The memory of a sampler that needs none."""
-    return ()
-
-
-class Sampler(NamedTuple):
-    """A row of SAMPLERS."""
-
-    step: Callable[[Diffusion, GuidedDenoiser, Array, Array, Array, Memory, float], Any]
-    about: str  # what it is for, in a line
-    init: Callable[[Array], Memory] = no_memory  # the memory before the first step, from x_T
-    guide: Guide = shift_score  # how the gradient of a classifier enters
-    takes_eta: bool = False  # its noise is scaled by eta
-    other_names: tuple[str, ...] = ()
-
-
-def ancestral(
-    diffusion: Diffusion,
-    denoise: GuidedDenoiser,
-    x_t: Float[Array, "batch *shape"],
-    t: Int[Array, " batch"],
-    noise: Float[Array, "batch *shape"],
-    memory: Memory,
-    eta: float,
-) -> tuple[Step, Memory]:
-    """x_{t-1} ~ p(x_{t-1} | x_t) (DDPM, algorithm 2), whatever eta; without noise at t = 0."""
-    reverse = denoise(x_t, t)
-    sample = reverse.mean + jnp.exp(0.5 * reverse.log_variance) * _but_at_0(noise, t)
-    return Step(sample, reverse.pred_xstart), memory
-
-
-def ddim(
-    diffusion: Diffusion,
-    denoise: GuidedDenoiser,
-    x_t: Float[Array, "batch *shape"],
-    t: Int[Array, " batch"],
-    noise: Float[Array, "batch *shape"],
-    memory: Memory,
-    eta: float,
-) -> tuple[Step, Memory]:
-    """DDIM (Song et al. 2021), eq. 12: deterministic at eta 0, ancestral variance at eta 1."""
-    schedule = diffusion.schedule
-    alpha_bar, previous = schedule.alphas_cumprod, schedule.alphas_cumprod_prev
-    # Eq. 16. The tables stay in float64 until they are read: 1 - previous - sigma^2 nearly cancels.
-    sigma = eta * np.sqrt((1 - previous) / (1 - alpha_bar)) * np.sqrt(1 - alpha_bar / previous)
-    direction = np.sqrt(np.maximum(1 - previous - sigma**2, 0))
-
-    pred_xstart = denoise(x_t, t).pred_xstart
-    eps = eps_from_xstart(schedule, x_t, t, pred_xstart)
-    mean = extract(np.sqrt(previous), t, x_t) * pred_xstart + extract(direction, t, x_t) * eps
-    sample = mean + extract(sigma, t, x_t) * _but_at_0(noise, t)
-    return Step(sample, pred_xstart), memory
-
-
-def reverse_ddim(
-    diffusion: Diffusion,
-    denoise: GuidedDenoiser,
-    x_t: Float[Array, "batch *shape"],
-    t: Int[Array, " batch"],
-) -> Step:
-    """x_{t+1} from x_t along DDIM's ODE at eta 0: encodes an image as noise."""
-    schedule = diffusion.schedule
-    pred_xstart = denoise(x_t, t).pred_xstart
-    eps = eps_from_xstart(schedule, x_t, t, pred_xstart)
-    following = schedule.alphas_cumprod_next
-    sample = (
-        extract(np.sqrt(following), t, x_t) * pred_xstart
-        + extract(np.sqrt(1 - following), t, x_t) * eps
+def _with_eta(step: SamplerStep, fixed: float) -> SamplerStep:
+    return lambda diffusion, denoise, x_t, t, noise, memory, eta: step(
+        diffusion, denoise, x_t, t, noise, memory, fixed
     )
-    return Step(sample, pred_xstart)
+
+
+def _multistep(
+    solver: Multistep, about: str, *other_names: str, spacing: str = "log_snr"
+) -> Sampler:
+    return Sampler(
+        solver.step, about, solver.init, other_names=other_names, spacing=spacing, steps="20"
+    )
 
 
 SAMPLERS = {
@@ -110,7 +40,70 @@ SAMPLERS = {
         other_names=("ancestral", "p_sample"),
     ),
     "ddim": Sampler(ddim, "deterministic at eta 0: good with 20 to 100 steps", takes_eta=True),
+    # In x / alpha, as a function of sigma / alpha, Euler's method is DDIM at eta 0, and the step
+    # that k-diffusion calls ancestral is DDIM at eta 1.
+    "euler": Sampler(
+        _with_eta(ddim, 0),
+        "DDIM as an ODE solver of first order",
+        spacing="karras",
+        steps="50",
+    ),
+    "euler_ancestral": Sampler(
+        _with_eta(ddim, 1),
+        "DDIM at eta 1: noise at each step",
+        spacing="karras",
+        steps="50",
+        other_names=("euler_a",),
+    ),
+    "heun": Sampler(
+        heun,
+        "second order, two evaluations a step: accurate from 18 steps",
+        spacing="karras",
+        steps="18",
+        evaluations=lambda steps: 2 * steps - 1,
+    ),
+    "edm": Sampler(
+        churned,
+        "Heun with noise added at each step: best quality, with 100 steps or more",
+        spacing="karras",
+        steps="100",
+        evaluations=lambda steps: 2 * steps - 1,
+    ),
+    "dpmpp_2m": _multistep(
+        Multistep(dpmpp, 2),
+        "second order, one evaluation a step: the first to try, with 10 to 25 steps",
+        "dpm_solver",
+    ),
+    "dpmpp_3m": _multistep(Multistep(dpmpp, 3), "third order: for unguided chains of 15 or more"),
+    "dpmpp_2m_sde": _multistep(
+        Multistep(dpmpp_sde, 2), "DPM-Solver++ with noise: closer to the data with 25 or more"
+    ),
+    "unipc": _multistep(
+        Multistep(unipc, 2, corrector=unipc_corrector),
+        "second order with a corrector: for 5 to 15 steps",
+    ),
+    "unipc_3": _multistep(
+        Multistep(unipc, 3, corrector=unipc_corrector), "third order with a corrector: as unipc"
+    ),
+    "deis": _multistep(
+        Multistep(deis, 3, predicts="eps"), "third order in the noise: for 10 to 20 steps"
+    ),
+    "pndm": Sampler(
+        pndm.step,
+        "fourth order in equal steps of t, as early Stable Diffusion: 50 steps",
+        pndm.init,
+        other_names=("plms",),
+        spacing="leading",
+        steps="50",
+        evaluations=lambda steps: steps + 1,
+    ),
 }
+
+
+def described() -> str:
+    """A line for each sampler: its name and what it is for."""
+    width = max(map(len, SAMPLERS))
+    return "\n".join(f"    {name:{width}}  {row.about}" for name, row in SAMPLERS.items())
 
 
 def sampler_name(word: str) -> str:
@@ -131,8 +124,3 @@ def sampler_name(word: str) -> str:
 def _plain(word: str) -> str:
     """`DPM++ 2M` -> dpmpp2m: the same for all usual spellings of a name."""
     return re.sub(r"[^a-z0-9]", "", word.lower().replace("+", "p"))
-
-
-def _but_at_0(noise: Array, t: Array) -> Array:
-    """The noise, and 0 for the examples whose t is 0."""
-    return jnp.where(t.reshape(t.shape + (1,) * (noise.ndim - t.ndim)) > 0, noise, 0)

@@ -17,7 +17,8 @@ from ddpm_jax.diffusion.likelihood import (
 )
 from ddpm_jax.diffusion.predictions import eps_from_xstart
 from ddpm_jax.diffusion.process import Diffusion, model_timesteps, q_sample
-from ddpm_jax.diffusion.schedules import linear_betas, make_schedule, named_betas, rescaled, respace
+from ddpm_jax.diffusion.schedules import linear_betas, make_schedule, named_betas, rescaled
+from ddpm_jax.diffusion.spacing import respace
 
 LEVELS = jnp.arange(256) / 127.5 - 1
 RESPACED = respace(rescaled(make_schedule(named_betas("cosine", 400))), "20")

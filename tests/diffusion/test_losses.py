@@ -9,7 +9,8 @@ from ddpm_jax.diffusion.likelihood import variational_bound_term
 from ddpm_jax.diffusion.losses import LOSSES, WeightingSettings, timestep_weights, training_losses
 from ddpm_jax.diffusion.predictions import PREDICTIONS, xstart_from_eps
 from ddpm_jax.diffusion.process import Diffusion, prediction_target, q_sample
-from ddpm_jax.diffusion.schedules import make_schedule, named_betas, rescaled, respace
+from ddpm_jax.diffusion.schedules import make_schedule, named_betas, rescaled
+from ddpm_jax.diffusion.spacing import respace
 
 LEARNED = ["learned", "learned_range"]
 SCHEDULE = rescaled(make_schedule(named_betas("cosine", 200)))

@@ -17,7 +17,8 @@ from ddpm_jax.diffusion.process import (
     q_posterior,
     q_sample,
 )
-from ddpm_jax.diffusion.schedules import make_schedule, named_betas, rescaled, respace
+from ddpm_jax.diffusion.schedules import make_schedule, named_betas, rescaled
+from ddpm_jax.diffusion.spacing import respace
 
 T = 50
 SCHEDULES = {

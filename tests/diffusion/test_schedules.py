@@ -13,10 +13,9 @@ from ddpm_jax.diffusion.schedules import (
     make_schedule,
     named_betas,
     rescaled,
-    respace,
     sigmoid_betas,
-    space_timesteps,
 )
+from ddpm_jax.diffusion.spacing import respace, space_timesteps
 
 NAMES = typing.get_args(typing.get_type_hints(DiffusionConfig)["schedule"])
 SPECS = ["250", "10,15,20", "ddim50", (1, 1), "1000", "999"]

@@ -7,13 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from ddpm_jax.diffusion.process import Denoiser, Diffusion
-from ddpm_jax.diffusion.schedules import (
-    NoiseSchedule,
-    make_schedule,
-    named_betas,
-    rescaled,
-    respace,
-)
+from ddpm_jax.diffusion.schedules import NoiseSchedule, make_schedule, named_betas, rescaled
+from ddpm_jax.diffusion.spacing import respace
 from tests.parity.golden import GoldenFile
 
 PREDICTION = {"PREVIOUS_X": "x_prev", "START_X": "x_start", "EPSILON": "eps"}

@@ -4,13 +4,8 @@ import math
 
 import pytest
 
-from ddpm_jax.diffusion.schedules import (
-    alpha_bar_betas,
-    make_schedule,
-    named_betas,
-    respace,
-    space_timesteps,
-)
+from ddpm_jax.diffusion.schedules import alpha_bar_betas, make_schedule, named_betas
+from ddpm_jax.diffusion.spacing import respace, space_timesteps
 from tests.parity.cases import schedule_of
 from tests.parity.golden import SPACE_TIMESTEPS, compared, groups, load, load_json
 

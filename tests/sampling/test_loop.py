@@ -10,10 +10,12 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddpm_jax.diffusion.process import Diffusion, model_timesteps
-from ddpm_jax.diffusion.schedules import make_schedule, named_betas, respace
+from ddpm_jax.diffusion.schedules import make_schedule, named_betas
+from ddpm_jax.diffusion.spacing import respace
 from ddpm_jax.sampling.loop import ChainOptions, evenly_kept, make_sampling_loop, sample_keys
-from ddpm_jax.sampling.samplers import SAMPLERS, Sampler, Step
-from tests.sampling.steps import one_reverse_ddim_step, one_step
+from ddpm_jax.sampling.sampler import Sampler, Step
+from ddpm_jax.sampling.samplers import SAMPLERS
+from tests.sampling.steps import alpha_bar_at, one_reverse_ddim_step, one_step
 
 FULL = make_schedule(named_betas("linear", 1000))
 SHORT = make_schedule(named_betas("cosine", 24))
@@ -34,7 +36,7 @@ COVARIANCE = np.array([[0.5, 0.3], [0.3, 0.4]])
 def gaussian_eps(x, t):
     """E[eps | x_t] on the full chain when x_0 ~ N(MEAN, COVARIANCE): x, float32 [B, 2]."""
     eigenvalues, basis = np.linalg.eigh(COVARIANCE)
-    alpha_bar = jnp.asarray(FULL.alphas_cumprod, jnp.float32)[t.astype(int)][:, None]
+    alpha_bar = alpha_bar_at(FULL, t)[:, None]
     centred = (x - jnp.sqrt(alpha_bar) * MEAN) @ basis
     whitened = centred / (alpha_bar * eigenvalues + 1 - alpha_bar)
     return jnp.sqrt(1 - alpha_bar) * whitened @ basis.T

@@ -123,7 +123,7 @@ def parse(cls: type[T], argv: Sequence[str], default: T | None = None, descripti
         argv = _with_first_option("--workdir", argv)
     _refuse_empty_paths(argv, {name for name, kind in kinds.items() if _is_path(kind)})
     if {"-h", "--help"} & set(argv):
-        print(f"{_wrapped(description)}\n")
+        print(f"{wrapped(description)}\n")
     return tyro.cli(
         cls,
         default=tyro.MISSING_NONPROP if default is None else default,
@@ -146,7 +146,7 @@ def _is_path(kind: object) -> bool:
     return kind is Path or Path in typing.get_args(kind)
 
 
-def _wrapped(text: str) -> str:
+def wrapped(text: str) -> str:
     """A docstring as wide as the terminal, up to 100; its commands, which are indented, as is.
 
     tyro would join the lines of each paragraph, and leave it to the terminal where they break.

@@ -28,6 +28,7 @@ from ddpm_jax.runtime.devices import (
     to_host,
 )
 from ddpm_jax.runtime.processes import on_main_process
+from ddpm_jax.sampling.editing import known_pixels, make_inversion_loop, make_noising
 from ddpm_jax.sampling.guidance import (
     Scale,
     class_log_prob,
@@ -37,7 +38,9 @@ from ddpm_jax.sampling.guidance import (
 )
 from ddpm_jax.sampling.loop import (
     ChainOptions,
+    Resampling,
     Samples,
+    chain_moves,
     evenly_kept,
     kept_by_noise,
     make_sampling_loop,
@@ -61,6 +64,21 @@ class GuidanceModels(NamedTuple):
 
 
 NO_GUIDANCE = GuidanceModels()
+
+
+class Start(NamedTuple):
+    """Where chains start, if not at noise: x_t of N samples, float32 [N, ...], t an index."""
+
+    x: np.ndarray
+    t: int
+
+
+class Inpainting(NamedTuple):
+    """The pixels that samples keep, and how the others are made to fit them."""
+
+    known: np.ndarray  # uint8 [N, H, W, C]
+    unknown: np.ndarray  # bool [N, H, W, 1], true where pixels are to be filled
+    resampling: Resampling | None = None
 
 
 class Generator:
@@ -101,6 +119,8 @@ class Generator:
         self._batch_size = -(-config.sample.batch_size // mesh.devices.size) * mesh.devices.size
         self._chain = _chains(config, diffusion, network, guidance, self._keep)
         self._program = cache(lambda *kinds: make_sampling_loop(*self._chain(*kinds)))
+        self._inversion = cache(self._make_inversion)
+        self._noised = make_noising(schedule, self._shape, config.data.low_res_size)
 
     def generate(
         self,
@@ -111,8 +131,12 @@ class Generator:
         low_res: np.ndarray | None = None,
         scales: Sequence[Scales] = (UNGUIDED,),
         partial_results: Path | None = None,
+        start: Start | None = None,
+        inpainting: Inpainting | None = None,
     ) -> SampleBatch:
         """Samples 0..N-1 at each of S scales; one depends on (seed, i, label, low_res, scales).
+
+        And on where it starts and which of its pixels are known, if these are given.
 
         Args:
           params, seed, labels: the weights, one number, and int32 [N] with -1 for none.
@@ -123,25 +147,32 @@ class Generator:
           partial_results: a folder. Each batch becomes a file in a folder of it, named by a digest
             of all that the samples depend on, and is read from there if an earlier call was
             stopped.
+          start, inpainting: for N samples.
 
         Raises:
           ValueError: `low_res` does not fit, or a scale needs a classifier and there is none.
         """
         if self._guidance.classifier is None and any(each.guidance for each in scales):
             raise ValueError("there is no classifier to guide by")
-        request = self._request(params, seed, labels, low_res, scales)
+        request = self._request(params, seed, labels, low_res, scales, start, inpainting)
+        resampling = inpainting.resampling if inpainting else None
         if partial_results is not None:
-            partial_results /= self._digest(request)
+            partial_results /= self._digest(request, *(resampling or ()))
         dtype = np.float32 if self._points else np.uint8
         images = np.empty((len(request.index), *self._shape), dtype)
         moments = len(self._keep), request.in_chain.sum()
         kept_x, kept_xstart = np.empty((2, *moments, *self._shape), dtype)
         slots = np.cumsum(request.in_chain) - 1
-        for program, places in self._batches(len(labels), scales):
+        chain_kind = inpainting is not None, resampling
+        for kind, places in self._batches(len(labels), scales):
+            program = self._program(*kind, *chain_kind)
             path = partial_results and partial_results / f"{places[0]:08d}_{len(places)}.npz"
             found = path and read_partial_together(path, Samples._fields)
             if not found:
-                found = self._draw(program, request, places, on_progress)
+                steps = len(
+                    chain_moves(self._num_steps if start is None else start.t + 1, resampling)
+                )
+                found = self._draw(program, request, places, steps, on_progress)
                 if path:
                     on_main_process(partial(save_partial, path, found))
             elif on_progress:
@@ -156,6 +187,54 @@ class Generator:
             class_names(self._config),
             Chain(*self._moments, kept_x, kept_xstart) if self._keep else None,
         )
+
+    def invert(
+        self,
+        params: Params,
+        images: np.ndarray,
+        labels: Sequence[int] | np.ndarray,
+        scales: Scales = UNGUIDED,
+        on_progress: OnProgress | None = None,
+        partial_results: Path | None = None,
+        corrections: int = 1,
+    ) -> np.ndarray:
+        """The noise from which DDIM draws these images at eta 0: float32 [N, ...].
+
+        Args:
+          images: uint8 [N, H, W, C].
+          params, labels, scales, on_progress, partial_results: as of `generate`.
+          corrections: as of `make_inversion_loop`.
+        """
+        request = self._request(params, 0, labels, None, [scales], Start(images, 0))
+        if partial_results is not None:
+            partial_results /= self._digest(request, "invert", corrections)
+        noise = np.empty((len(images), *self._shape), np.float32)
+        for kind, places in self._batches(len(images), [scales]):
+            path = partial_results and partial_results / f"{places[0]:08d}_{len(places)}.npz"
+            found = path and read_partial_together(path, ["noise"])
+            if not found:
+                _, conditions, x = self._batch(request, places)
+                on_steps = on_progress and partial(
+                    _scaled, on_progress, len(places) / self._num_steps
+                )
+                x = self._inversion(*kind, corrections)(request.weights, x, conditions, on_steps)
+                found = {"noise": to_host(x)[: len(places)]}
+                if path:
+                    on_main_process(partial(save_partial, path, found))
+            elif on_progress:
+                on_progress(len(places))
+            noise[places] = found["noise"]
+        return noise
+
+    def noised(self, x_start: np.ndarray, seed: int, t: int, index: np.ndarray) -> np.ndarray:
+        """x_t of x_start, float32 [N, ...] in [-1, 1], with the noise of the samples `index`."""
+        return np.asarray(self._noised(x_start, np.uint32(seed), index, t))
+
+    def _make_inversion(
+        self, by_classifier: bool, free: bool, corrections: int
+    ) -> Callable[..., jax.Array]:
+        diffusion, _, apply, _, options, gradient, _ = self._chain(by_classifier, free)
+        return make_inversion_loop(diffusion, apply, options, gradient, corrections)
 
     def lower(self, params: dict[str, jax.ShapeDtypeStruct], scales: Scales) -> jax.stages.Lowered:
         """The chain that draws a batch at `scales`, for the mesh; nothing is computed."""
@@ -192,6 +271,8 @@ class Generator:
         labels: Sequence[int] | np.ndarray,
         low_res: np.ndarray | None,
         scales: Sequence[Scales],
+        start: Start | None = None,
+        inpainting: Inpainting | None = None,
     ) -> "_Request":
         num, rows = len(labels), len(scales)
         values = np.array(scales, np.float32).repeat(num, axis=0)
@@ -202,53 +283,72 @@ class Generator:
             if low_res is None or low_res.shape not in ((num, *shape), (num * rows, *shape)):
                 raise ValueError(f"low_res must be {[num, *shape]}")
             conditions["low_res"] = np.resize(low_res, (num * rows, *shape))
+        if inpainting is not None:
+            conditions["known"] = np.concatenate([inpainting.known] * rows)
+            conditions["unknown"] = np.concatenate([inpainting.unknown] * rows)
         index = np.tile(np.arange(num, dtype=np.int32), rows)
         in_chain = index < (num if self._points else max(1, CHAIN_SAMPLES // rows))
         weights = {"model": params}
         if self._guidance.params is not None:
             weights["classifier"] = self._guidance.params
-        return _Request(weights, seed, index, conditions, in_chain)
+        if start is not None:
+            start = start._replace(x=np.concatenate([start.x] * rows))
+        return _Request(weights, seed, index, conditions, in_chain, start)
 
     def _batches(
         self, num: int, scales: Sequence[Scales]
-    ) -> Iterator[tuple[Callable[..., Samples], np.ndarray]]:
-        """Yields batches: the program that draws a batch, and the indices of its samples.
-
-        All samples of a batch have the same kinds of guidance.
-        """
+    ) -> Iterator[tuple[tuple[bool, bool], np.ndarray]]:
+        """Yields batches: the kinds of guidance of its samples, and their indices."""
         kinds = [_kinds(each) for each in scales]
         for kind in sorted(set(kinds)):
             places = np.flatnonzero(np.repeat([each == kind for each in kinds], num))
             for start in range(0, len(places), self._batch_size):
-                yield self._program(*kind), places[start : start + self._batch_size]
+                yield kind, places[start : start + self._batch_size]
 
     def _draw(
         self,
         program: Callable[..., Samples],
         request: "_Request",
         places: np.ndarray,
+        steps: int,
         on_progress: OnProgress | None,
     ) -> dict[str, np.ndarray]:
         """Draws the samples at these indices; returns them and the kept moments of their chains."""
-        filled = np.resize(places, self._batch_size)  # repeats samples to fill the batch
-        conditions = {name: to_model_range(of[filled]) for name, of in request.conditions.items()}
-        batch = shard_global_batch((request.index[filled], conditions), self._mesh)
-        share = len(places) / self._num_steps
-        on_steps = on_progress and partial(_scaled, on_progress, share)
-        samples = program(request.weights, request.seed, *batch, on_steps)
+        index, conditions, x_init = self._batch(request, places)
+        on_steps = on_progress and partial(_scaled, on_progress, len(places) / steps)
+        t_start = request.start.t if request.start else None
+        samples = program(
+            request.weights, request.seed, index, conditions, on_steps, x_init, t_start
+        )
         x, kept_x, kept_xstart = (self._to_pixels(to_host(array)) for array in samples)
         few = np.flatnonzero(request.in_chain[places])
         return {"x": x[: len(places)], "kept_x": kept_x[:, few], "kept_xstart": kept_xstart[:, few]}
 
+    def _batch(
+        self, request: "_Request", places: np.ndarray
+    ) -> tuple[jax.Array, Conditions, jax.Array | None]:
+        """The samples at these indices on the mesh: their numbers, conditions and where they start.
+
+        The batch is filled up with some of them again.
+        """
+        filled = np.resize(places, self._batch_size)
+        conditions = {name: to_model_range(of[filled]) for name, of in request.conditions.items()}
+        start = {"x": to_model_range(request.start.x[filled])} if request.start else {}
+        batch = shard_global_batch((request.index[filled], conditions, start), self._mesh)
+        index, conditions, start = batch
+        return index, conditions, start.get("x")
+
     def _to_pixels(self, x: np.ndarray) -> np.ndarray:
         return x if self._points else to_uint8(x)
 
-    def _digest(self, request: "_Request") -> str:
+    def _digest(self, request: "_Request", *more: Any) -> str:
         """A digest of all that the samples depend on. It is the same on any number of devices."""
         sample = dataclasses.replace(self._config.sample, num=1, batch_size=1)
         config = serialization.to_json(dataclasses.replace(self._config, sample=sample))
         settings = [config, self._guidance.interval, self._keep]
-        return sha256([settings, request.weights, request.seed, request.conditions])[:16]
+        start = () if request.start is None else tuple(request.start)
+        parts = [settings, request.weights, request.seed, request.conditions, *start, *more]
+        return sha256(parts)[:16]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,6 +360,7 @@ class _Request:
     index: np.ndarray  # int32 [S * N]
     conditions: dict[str, np.ndarray]  # [S * N, ...] each
     in_chain: np.ndarray  # bool [S * N]
+    start: Start | None = None  # [S * N, ...]
 
 
 def _chains(
@@ -268,10 +369,10 @@ def _chains(
     network: Network,
     guidance: GuidanceModels,
     keep: Sequence[int],
-) -> Callable[[bool, bool], tuple[Any, ...]]:
-    """`chain(by_classifier, classifier_free)`: what `make_sampling_loop` makes one of.
+) -> Callable[..., tuple[Any, ...]]:
+    """`chain(by_classifier, classifier_free, inpaints, resampling)`: for `make_sampling_loop`.
 
-    It is the chain under both kinds of guidance or none.
+    It is the chain under both kinds of guidance or none, that keeps known pixels or not.
     """
     sample, shape = config.sample, data_shape(config)
     # All models of a cascade draw with one seed. Without a stream of its own, the noise of a large
@@ -300,14 +401,20 @@ def _chains(
         scale = timed(condition["guidance"], outside=0.0)
         return guidance_gradient(class_log_prob(classify, condition["label"]), scale)(x, t)
 
-    def chain(by_classifier: bool, free: bool) -> tuple[Any, ...]:
+    def chain(
+        by_classifier: bool,
+        free: bool,
+        inpaints: bool = False,
+        resampling: Resampling | None = None,
+    ) -> tuple[Any, ...]:
         return (
             diffusion,
             SAMPLERS[sample.sampler],
             apply_cfg if free else apply,
             shape,
-            options,
+            options._replace(resampling=resampling),
             gradient if by_classifier else None,
+            known_pixels(diffusion.schedule) if inpaints else None,
         )
 
     return chain

@@ -19,10 +19,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ddpm_jax import data
-from ddpm_jax.config import Config, ParallelConfig, check, serialization
+from ddpm_jax.config import Config, ParallelConfig, check, data_shape, serialization
+from ddpm_jax.data.input_images import read_input_images
 from ddpm_jax.data.low_res import read_low_res
 from ddpm_jax.errors import UserError
 from ddpm_jax.generation import cascade
+from ddpm_jax.generation.edited_batch import EditedBatch
+from ddpm_jax.generation.editing import RESAMPLING, Editor, by_ancestral_sampling, by_ddim
 from ddpm_jax.generation.generator import Generator, GuidanceModels
 from ddpm_jax.generation.guidance_options import (
     GuidanceOptions,
@@ -31,7 +34,7 @@ from ddpm_jax.generation.guidance_options import (
 )
 from ddpm_jax.generation.labels import class_names
 from ddpm_jax.generation.options import GenerationOptions, Labels, LowRes, Numbers, as_text
-from ddpm_jax.generation.sample_batch import SampleBatch
+from ddpm_jax.generation.sample_batch import UNGUIDED, SampleBatch
 from ddpm_jax.generation.sample_settings import sample_settings
 from ddpm_jax.models import Network, build_network
 from ddpm_jax.runs.checkpoints import Loaded
@@ -41,8 +44,12 @@ from ddpm_jax.runs.weights import load_weights, weights_item
 from ddpm_jax.runtime import devices, signals
 from ddpm_jax.runtime.files import expanded
 from ddpm_jax.runtime.progress import progress
+from ddpm_jax.sampling.loop import Resampling
 
 DEFAULT_NUM = 64
+MIN_EDITED = 16  # images at once, where there are fewer: interpolation makes more of them
+DEFAULT_OPTIONS = GenerationOptions()
+Images = str | Path | Sequence[str | Path] | np.ndarray
 PROGRESS_DELAY_SECONDS = 3.0  # before a bar is shown in a notebook
 
 
@@ -170,6 +177,97 @@ class Run:
             num = len(low_res)
         labels = cascade.cascade_labels(configs, guidance, options, num, given)
         return Plan(models, labels, names, low_res, options)
+
+    def editor(
+        self,
+        images: Images,
+        options: GenerationOptions = DEFAULT_OPTIONS,
+        partial_results: Path | None = None,
+        frames: int = 0,
+    ) -> tuple[Editor, np.ndarray]:
+        """What edits these images by one chain, and the images as the model takes them.
+
+        Args:
+          images: uint8 [N, H, W, C]; a path or several, of image files, folders or samples.npz; or
+            "data", the first of the run's data set.
+          options: the chain and what guides it, by one scale. `num`: as many of the images, None:
+            all. `labels`: of the images, in turn; None: those that the images have, or none if the
+            model was trained without labels too.
+
+        Raises:
+          UserError: the images can't be read, or an option does not fit the run.
+        """
+        config = self.config
+        if config.data.name == "s_curve":
+            raise UserError(f"{self.workdir} draws points, and only images are edited")
+        if isinstance(images, np.ndarray):
+            found, labels = images[: options.num], None
+            shape = data_shape(config)
+            if found.dtype != np.uint8 or found.shape[1:] != shape:
+                raise UserError(f"images are {found.dtype} {list(found.shape)}, not [N, {shape}]")
+        else:
+            paths = [images] if isinstance(images, str | Path) else images
+            found, labels = read_input_images(paths, config.data, options.num)
+        labelled = bool(as_text(options.labels))
+        if not labelled and labels is not None and (config.model.num_classes or options.classifier):
+            options, labelled = dataclasses.replace(options, labels=labels), True
+        few = min(config.sample.batch_size, max(MIN_EDITED, len(found)))
+        options = dataclasses.replace(options, batch_size=options.batch_size or few)
+        plan = self.plan(dataclasses.replace(options, num=len(found), frames=frames))
+        if len(plan.models) > 1 or len(plan.guidance.scales) > 1:
+            raise UserError("images are edited by one model at one scale of guidance")
+        (model,), (labels,), (scales,) = plan.models, plan.labels, plan.guidance.scales
+        if labels[0] >= 0 and not labelled:
+            if not config.diffusion.label_dropout or scales != UNGUIDED:
+                raise UserError("labels=: the images have none; give their classes in turn, as 3,7")
+            labels = np.full(len(found), -1, np.int32)
+        params = model.weights().items["ema"]
+        editor = Editor(model.generator(), params, options.seed, scales, labels, partial_results)
+        return editor, found
+
+    def invert(
+        self, images: Images, options: GenerationOptions = DEFAULT_OPTIONS, corrections: int = 1
+    ) -> EditedBatch:
+        """Images as noise, and drawn again from it; see `editor` and `Editor.invert`."""
+        editor, found = self.editor(images, by_ddim(options))
+        return editor.invert(found, corrections)
+
+    def interpolate(
+        self,
+        first: Images,
+        second: Images,
+        options: GenerationOptions = DEFAULT_OPTIONS,
+        count: int = 9,
+        method: str = "slerp",
+        strength: float = 0.5,
+    ) -> EditedBatch:
+        """From the first image of `first` to that of `second`; see `Editor.interpolate`."""
+        options = by_ddim(options) if method == "slerp" else options
+        ends = [self.editor(each, dataclasses.replace(options, num=1)) for each in (first, second)]
+        editor = ends[0][0].with_labels(np.concatenate([each.labels for each, _ in ends]))
+        pair = np.concatenate([images for _, images in ends])
+        return editor.interpolate(pair, count, method, strength)
+
+    def inpaint(
+        self,
+        images: Images,
+        mask: np.ndarray,
+        options: GenerationOptions = DEFAULT_OPTIONS,
+        resampling: Resampling | None = RESAMPLING,
+    ) -> EditedBatch:
+        """Fills where `mask`, bool [H, W] or [N, H, W], is true; see `Editor.inpaint`."""
+        editor, found = self.editor(images, by_ancestral_sampling(options))
+        return editor.inpaint(found, mask, resampling)
+
+    def vary(
+        self,
+        images: Images,
+        strength: float | Sequence[float],
+        options: GenerationOptions = DEFAULT_OPTIONS,
+    ) -> EditedBatch:
+        """Images like these, nearer to them for a lower strength; see `Editor.vary`."""
+        editor, found = self.editor(images, options)
+        return editor.vary(found, [float(each) for each in np.ravel(strength)])
 
     def identity(self, mesh: Mesh) -> str:
         """Tells this run and checkpoint from others. Loads the weights."""

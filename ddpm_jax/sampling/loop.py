@@ -8,7 +8,7 @@ runs it whole, from the middle, or in slices between which a progress bar moves.
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ import numpy as np
 from ddpm_jax.diffusion.process import Denoiser, Diffusion
 from ddpm_jax.diffusion.schedules import NoiseSchedule
 from ddpm_jax.diffusion.shapes import Array, Float, Int
-from ddpm_jax.sampling.guidance import Condition, guided_denoiser
+from ddpm_jax.sampling.guidance import Condition, Guide, GuidedDenoiser, guided_denoiser
 from ddpm_jax.sampling.sampler import Memory, Sampler
 
 PROGRESS_SLICES = 50
@@ -28,6 +28,13 @@ SAMPLING = 0x5A3B1E
 Apply = Callable[[Any, Array, Array, Condition], Array]
 # constraint(x, t, noise, condition) -> x, at each new x_t; t is a scalar index, -1 for x_0.
 Constraint = Callable[[Array, Array, Array, Condition], Array]
+
+
+class Resampling(NamedTuple):
+    """RePaint's jumps: back up by `jump` steps, and down again, `times` times in all."""
+
+    times: int = 10
+    jump: int = 10
 
 
 class Samples(NamedTuple):
@@ -48,6 +55,7 @@ class ChainOptions(NamedTuple):
         int
     ] = ()  # distinct indices t whose x_t and predicted x_0 are returned, in order
     stream: int = 0  # chains of other streams use other random numbers of the same seed
+    resampling: Resampling | None = None  # None: each step is taken once
 
 
 def sample_keys(seed: int | Array, index: Int[Array, " batch"], stream: int = 0) -> jax.Array:
@@ -87,6 +95,7 @@ def make_sampling_loop(
     seed and t_start may change freely.
     """
     num_steps = diffusion.schedule.num_timesteps
+    moves = chain_moves(num_steps, options.resampling)
     program = make_sampling_program(diffusion, sampler, apply, shape, options, gradient, constraint)
 
     @jax.jit
@@ -112,7 +121,8 @@ def make_sampling_loop(
             raise ValueError(f"t_start {first}: must be in 0..{num_steps - 1}")
         x = noise(np.uint32(seed), index) if x_init is None else x_init
         advance = partial(program, params, np.uint32(seed), index, condition)
-        return _in_slices(advance, start(x), first + 1, on_progress)
+        left = len(moves) - moves.index(first)
+        return in_slices(advance, start(x), left, on_progress)[0]
 
     return run
 
@@ -128,9 +138,11 @@ def make_sampling_program(
 ) -> jax.stages.Wrapped:
     """`program(params, seed, index, condition, state, first, last) -> (state, last)`, jitted.
 
-    It takes the steps from the index first - 1 down to last. The state is donated.
+    It takes the steps from the index first - 1 down to last; with `options.resampling`, these count
+    the steps that are left. The state is donated.
     """
     num_steps = diffusion.schedule.num_timesteps
+    rises = Rises(diffusion.schedule, options.resampling, shape) if options.resampling else None
 
     @partial(jax.jit, donate_argnums=4)
     def program(
@@ -143,36 +155,105 @@ def make_sampling_program(
         last: Array,
     ) -> tuple[tuple[Samples, Memory], Array]:
         keys = sample_keys(seed, index, options.stream)
-
-        def bound(function: Apply) -> Denoiser:
-            return lambda x, model_t: function(params, x, model_t, condition)
-
-        denoise = guided_denoiser(
-            diffusion,
-            bound(apply),
-            options.clip,
-            bound(gradient) if gradient else None,
-            sampler.guide,
-            options.clip_guided,
+        denoise = bound_denoiser(
+            diffusion, options, apply, gradient, sampler.guide, params, condition
         )
 
         def body(i: Array, carry: tuple[Samples, Memory]) -> tuple[Samples, Memory]:
             state, memory = carry
-            t = first - 1 - i
-            noise = standard_normal(keys, t, shape)
+            t: Array = first - 1 - i
+            number: Array | int = 0
+            if rises is not None:
+                x, t, rose, number = rises(state.x, t, keys)
+                state = state._replace(x=x)
+                memory = jax.tree.map(partial(jnp.where, rose), sampler.init(x), memory)
+            noise = standard_normal(keys, number + t, shape)
             step, memory = sampler.step(
                 diffusion, denoise, state.x, jnp.full(index.shape, t), noise, memory, options.eta
             )
             x = step.sample
             if constraint is not None:
                 # Numbers 0..T are those of the steps and of x_T.
-                x = constraint(x, t - 1, standard_normal(keys, num_steps + 1 + t, shape), condition)
+                other = standard_normal(keys, number + num_steps + 1 + t, shape)
+                x = constraint(x, t - 1, other, condition)
             state = _kept(state, options.keep, num_steps, t, step.pred_xstart)
             return state._replace(x=x), memory
 
         return jax.lax.fori_loop(0, first - last, body, state), last
 
     return program
+
+
+def bound_denoiser(
+    diffusion: Diffusion,
+    options: ChainOptions,
+    apply: Apply,
+    gradient: Apply | None,
+    guide: Guide,
+    params: Any,
+    condition: Condition,
+) -> GuidedDenoiser:
+    """The guided denoiser of a network, and of a gradient, with these parameters and condition."""
+
+    def bound(function: Apply) -> Denoiser:
+        return lambda x, model_t: function(params, x, model_t, condition)
+
+    return guided_denoiser(
+        diffusion,
+        bound(apply),
+        options.clip,
+        bound(gradient) if gradient else None,
+        guide,
+        options.clip_guided,
+    )
+
+
+def chain_moves(num_steps: int, resampling: Resampling | None = None) -> list[int]:
+    """The index t of every step of a chain, in order: T-1 down to 0, or RePaint's (algorithm 1).
+
+    From x at each multiple of `jump` the chain goes back up by `jump`, times - 1 times.
+    """
+    if resampling is None:
+        return list(range(num_steps - 1, -1, -1))
+    times, jump = resampling
+    left = dict.fromkeys(range(0, num_steps - jump, jump), times - 1)
+    moves, t = [], num_steps - 1
+    while t >= 0:
+        moves.append(t)
+        t -= 1
+        if left.get(t, 0):
+            left[t] -= 1
+            t += jump
+    return moves
+
+
+class Rises:
+    """What comes before a step of a chain with jumps: the noise that q adds on the way up."""
+
+    def __init__(
+        self, schedule: NoiseSchedule, resampling: Resampling, shape: tuple[int, ...]
+    ) -> None:
+        total, self._shape = schedule.num_timesteps, shape
+        moves = chain_moves(total, resampling)
+        seen, numbers = set[int](), []
+        for k, t in enumerate(moves):
+            # A step's first visit draws the numbers of a chain without jumps, others their own.
+            numbers.append((2 * total + 2) * (k + 1) if t in seen else 0)
+            seen.add(t)
+        arrived = np.array([total, *moves[:-1]]) - 1  # the index of x before each step
+        kept = schedule.alphas_cumprod[moves] / schedule.alphas_cumprod[arrived]
+        # Steps are counted by how many are left.
+        self._t, self._numbers = np.array(moves[::-1]), np.array(numbers[::-1])
+        self._rises, self._kept = self._t > arrived[::-1], np.minimum(kept, 1)[::-1]
+        self._own_number = 2 * total + 1
+
+    def __call__(self, x: Array, left: Array, keys: Array) -> tuple[Array, Array, Array, Array]:
+        """x at the level of the next step, its t, if noise was added, and its numbers' start."""
+        number, rises = jnp.asarray(self._numbers)[left], jnp.asarray(self._rises)[left]
+        kept = jnp.asarray(self._kept, jnp.float32)[left]
+        noise = standard_normal(keys, number + self._own_number, self._shape)
+        raised = jnp.sqrt(kept) * x + jnp.sqrt(1 - kept) * noise
+        return jnp.where(rises, raised, x), jnp.asarray(self._t)[left], rises, number
 
 
 def _kept(
@@ -197,13 +278,16 @@ def standard_normal(keys: Array, number: int | Array, shape: tuple[int, ...]) ->
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
-def _in_slices(
-    advance: Callable[..., tuple[tuple[Samples, Memory], Array]],
-    state: tuple[Samples, Memory],
+State = TypeVar("State")
+
+
+def in_slices(
+    advance: Callable[..., tuple[State, Array]],
+    state: State,
     num_steps: int,
     on_progress: Callable[[int], None] | None,
-) -> Samples:
-    """Runs the chain, with progress in up to PROGRESS_SLICES parts."""
+) -> State:
+    """Runs a chain by `advance(state, first, last)`, in up to PROGRESS_SLICES parts."""
     slices = 1 if on_progress is None else min(num_steps, PROGRESS_SLICES)
     bounds = np.linspace(num_steps, 0, slices + 1).astype(np.int32)
     running = None
@@ -217,7 +301,7 @@ def _in_slices(
     if on_progress is not None and running is not None:
         running[0].block_until_ready()
         on_progress(running[1])
-    return state[0]
+    return state
 
 
 def evenly_kept(num_timesteps: int, count: int) -> list[int]:

@@ -39,6 +39,7 @@ from ddpm_jax.sampling.loop import Resampling
 from ddpm_jax.visualization.grids import grid
 
 NUM_FILMED = 16
+INVERSIONS = "50", "100", "250"  # lengths of the chain
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,10 @@ def invert(run: Run, args: Invert, out: Path) -> list[Path]:
         return draw_again(run, args, args.source, out)
     metrics, folders = {}, []
     print(f"{'steps':>8} {'PSNR dB':>8} {'least':>6} {'SSIM':>6}")
-    for steps in dict.fromkeys((args.steps or "50,100,250").split(",")):
-        options = by_ddim(replace(args.options, steps=steps))
+    total = run.config.diffusion.timesteps
+    default = [steps for steps in INVERSIONS if int(steps) <= total] or [str(total)]
+    for steps in dict.fromkeys(args.steps.split(",") if args.steps else default):
+        options = by_ddim(replace(args.options, steps=steps), total)
         editor, images = run.editor(args.read(), options, out / output_folder.UNFINISHED)
         edited = editor.invert(images, args.corrections)
         psnr, ssim = edited.arrays["psnr"], edited.arrays["ssim"]
@@ -158,7 +161,8 @@ def draw_again(run: Run, args: Invert, source: Path, out: Path) -> list[Path]:
         raise UserError(
             f"from={source}: must be the edited.npz of an inversion: {error}"
         ) from error
-    options = by_ddim(replace(args.options, num=None, steps=args.steps or steps))
+    total = run.config.diffusion.timesteps
+    options = by_ddim(replace(args.options, num=None, steps=args.steps or steps), total)
     if not args.labels and labels[0] >= 0:
         options = replace(options, labels=labels)
     shape = data_shape(run.config)
@@ -175,7 +179,8 @@ def interpolate(run: Run, args: Interpolate, out: Path) -> list[Path]:
         raise UserError(f"method={args.method}: there are {known}")
     if args.count < 2:
         raise UserError(f"count={args.count}: must be at least 2, the ends")
-    options = by_ddim(args.options) if args.method == "slerp" else args.options
+    total = run.config.diffusion.timesteps
+    options = by_ddim(args.options, total) if args.method == "slerp" else args.options
     editor, images = run.editor(args.read(), options, out / output_folder.UNFINISHED)
     if len(images) < 2:
         raise UserError("images=: give two or more to go between")
@@ -191,7 +196,7 @@ def inpaint(run: Run, args: Inpaint, out: Path) -> list[Path]:
     if args.resample < 1 or args.jump < 1:
         raise UserError(f"resample={args.resample} jump={args.jump}: must be at least 1")
     resampling = Resampling(args.resample, args.jump) if args.resample > 1 else None
-    options = by_ancestral_sampling(args.options)
+    options = by_ancestral_sampling(args.options, run.config.diffusion.timesteps)
     editor, images = run.editor(args.read(), options, out / output_folder.UNFINISHED)
     editor.inpaint(images, mask, resampling).save(out)
     return [out / "grid.png"]

@@ -225,7 +225,11 @@ SAMPLE = [
     ("--batch-size 0", r"batch-size 0: must be at least 1"),
     ("--eta -0.5", r"eta -0\.5: must be in \[0, 1\]"),
     ("--sampler ddim --eta 1.5", r"--eta 1\.5: must be in \[0, 1\]"),
-    ("--sampler plms", r"--sampler plms: unknown sampler: plms; there are: ddpm, ddim"),
+    ("--sampler dpmm_2m", r"--sampler dpmm_2m: unknown sampler.*there are: ddpm.*mean dpmpp_2m\?"),
+    ("--sampler dpmpp_2m --steps ddim5", 'steps "ddim5": must be a number from 2 to 20, placed by'),
+    ("--sampler unipc --steps 1", 'steps "1": must be a number from 2 to 20'),
+    ("--sampler heun --eta 0.5", r"eta 0\.5: must be 0 but for --sample.sampler ddim"),
+    ("--spacing karas", r"--spacing karas: must be default, respaced, trailing"),
     ("--checkpoint 5", r"no checkpoint of step 5; there are: \[2, 4, 6\]"),
     ("--eta nan", r"eta nan: must be finite"),
     (["--out", ""], "--out is empty; give a path"),
@@ -249,7 +253,7 @@ OPTIONS = [
     (train.main, "--dry-run --data.nam x stray", "Unrecognized options: --data.nam, x, stray"),
     (sample.main, "--num 3", "--workdir PATH"),
     (sample.main, "--workdir x --workdri y", r"Unrecognized options.*--workdir PATH"),
-    (train.main, "--sample.sampler plms", "unknown sampler: plms; there are: ddpm, "),
+    (train.main, "--sample.sampler quux", "unknown sampler: quux; there are: ddpm, "),
     (sample.main, "--workdir x --num many", "--num: 'many' is no whole number"),
 ]
 

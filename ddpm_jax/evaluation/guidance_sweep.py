@@ -11,6 +11,7 @@ Samples that are there already, of some of its scales or lengths, are not drawn 
 """
 
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,15 +28,13 @@ from ddpm_jax.evaluation.features import FeatureExtractor, Features, choose_extr
 from ddpm_jax.evaluation.metrics import Reference, Samples, measure
 from ddpm_jax.evaluation.statistics import fit
 from ddpm_jax.evaluation.sweep_report import SWEEP_METRICS, SampleMetrics
-from ddpm_jax.generation import GenerationOptions, Run, load_run, output_folder
+from ddpm_jax.evaluation.sweep_samples import draw_missing, folders_of, read_samples
+from ddpm_jax.generation import GenerationOptions, Run, load_run
 from ddpm_jax.generation.guidance_options import read_classifier
 from ddpm_jax.generation.run import Plan
-from ddpm_jax.generation.sample_batch import SampleBatch, Scales, save_arrays
 from ddpm_jax.runs.partial_results import create_results_folder
 from ddpm_jax.runtime import devices
 from ddpm_jax.runtime.script import run_script, start_logging
-from ddpm_jax.visualization.grids import MAX_COLUMNS
-from ddpm_jax.visualization.images import save_png
 
 MAX_REAL = 5000  # images that samples are compared with
 OPTIONS = {"guidance_scale": "--scales", "cfg_scale": "--cfg-scales"}  # where names differ
@@ -81,7 +80,8 @@ def main() -> None:
         settings = run.config.data
         if args.data_dir is not None:
             settings = replace(settings, dir=args.data_dir)
-        real = measure_real_images(classifier, settings, extractor, args.num)
+        check_num_classes(classifier, data.load_source(settings))
+        real = measure_real_images(settings, extractor, args.num, SWEEP_METRICS)
 
         # A row of samples for each scale, length by length; the table grows with them
         out = args.out or run.workdir / "sweep"
@@ -127,22 +127,24 @@ def read_feature_classifier(args: Args, model: Config) -> Config:
 
 
 def measure_real_images(
-    classifier: Config, settings: DataConfig, extractor: FeatureExtractor, num: int
+    settings: DataConfig, extractor: FeatureExtractor, num: int, metrics: Collection[str]
 ) -> Baseline:
     """Measures `num` random images, or half of all, against up to MAX_REAL others."""
     source = data.load_source(settings)
-    check_num_classes(classifier, source)
     order = np.random.default_rng(0).permutation(len(source))[: num + MAX_REAL]
     images, labels = data.first_images(data.subset(source, order), settings, len(order))
     few = min(num, len(order) // 2)
     features = extractor.extract(images[few:]).pool
     reference = Reference(fit(features), features=features)
-    return Baseline(reference, measured(extractor.extract(images[:few]), labels[:few], reference))
+    real = measured(extractor.extract(images[:few]), labels[:few], reference, metrics)
+    return Baseline(reference, real)
 
 
-def measured(features: Features, labels: np.ndarray, reference: Reference) -> SampleMetrics:
+def measured(
+    features: Features, labels: np.ndarray, reference: Reference, metrics: Collection[str]
+) -> SampleMetrics:
     """The metrics of a sweep, without their standard errors."""
-    found = measure(Samples(features, reference, labels), SWEEP_METRICS)
+    found = measure(Samples(features, reference, labels), metrics)
     return {name: estimate.value for name, estimate in found.items()}
 
 
@@ -159,32 +161,6 @@ def settings_of(plan: Plan, args: Args) -> dict[str, Any]:
     }
 
 
-def folders_of(plan: Plan, out: Path) -> dict[Scales, Path]:
-    """The folders of the samples of one length, by their scales."""
-    steps = plan.models[0].config.sample.steps
-    return {
-        scales: out / f"steps_{steps}_guidance_{scales.guidance:g}_cfg_{scales.cfg:g}"
-        for scales in plan.guidance.scales
-    }
-
-
-def draw_missing(plan: Plan, out: Path) -> None:
-    """Draws the samples of this length that `out` lacks, and a picture of all of them."""
-    folders, (model,), (labels,) = folders_of(plan, out), plan.models, plan.labels
-    missing = [scales for scales, at in folders.items() if not (at / "samples.npz").exists()]
-    if missing:
-        model = model._replace(guidance=plan.guidance._replace(scales=missing))
-        drawn = replace(plan, models=[model]).generate(out / output_folder.UNFINISHED, 0)
-        for i, scales in enumerate(missing):
-            row = drawn.images[i * len(labels) : (i + 1) * len(labels)]
-            save_arrays(SampleBatch(row, labels, [scales]), folders[scales])
-        output_folder.drop_unfinished(out)
-    first = [read_samples(folder)[:MAX_COLUMNS] for folder in folders.values()]
-    shown = np.tile(labels[:MAX_COLUMNS], len(first))
-    grid = SampleBatch(np.concatenate(first), shown, list(folders)).picture()
-    save_png(grid, out / f"steps_{model.config.sample.steps}.png")
-
-
 def measure_length(
     plan: Plan, out: Path, extractor: FeatureExtractor, reference: Reference
 ) -> list[sweep_report.Row]:
@@ -192,14 +168,9 @@ def measure_length(
     steps, (labels,) = plan.models[0].config.sample.steps, plan.labels
     return [
         {"steps": steps, **scales._asdict()}
-        | measured(extractor.extract(read_samples(folder)), labels, reference)
+        | measured(extractor.extract(read_samples(folder)), labels, reference, SWEEP_METRICS)
         for scales, folder in folders_of(plan, out).items()
     ]
-
-
-def read_samples(folder: Path) -> np.ndarray:
-    with np.load(folder / "samples.npz") as files:
-        return files["arr_0"]
 
 
 if __name__ == "__main__":

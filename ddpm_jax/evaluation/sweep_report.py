@@ -40,7 +40,7 @@ def table(rows: Sequence[Row], real: SampleMetrics) -> str:
 
 
 def points(rows: Sequence[Row]) -> list[Row]:
-    """Adds to each row its `scale`, the x of the picture, and its `line`, the name of its curve.
+    """Adds to each row its guidance scale as `x`, and its `line`, the name of its curve.
 
     The scale is the first kind of guidance that varies. The others and the steps name the line.
     """
@@ -49,7 +49,7 @@ def points(rows: Sequence[Row]) -> list[Row]:
     return [
         row
         | {
-            "scale": row[scale],
+            "x": row[scale],
             "line": " ".join([f"{row['steps']} steps", *(f"{k} {row[k]:g}" for k in others)]),
         }
         for row in rows

@@ -32,18 +32,18 @@ METHODS = {
 RESAMPLING = Resampling()
 
 
-def by_ddim(options: GenerationOptions) -> GenerationOptions:
-    """The options, with DDIM at eta 0 and 100 steps if they don't say; only it has an inverse."""
+def by_ddim(options: GenerationOptions, timesteps: int) -> GenerationOptions:
+    """The options, with DDIM at eta 0, which has an inverse, and up to 100 steps by default."""
     if (options.sampler is not None and sampler_name(options.sampler) != "ddim") or options.eta:
         raise UserError(f"sampler={options.sampler} eta={options.eta or 0}: must be ddim at eta 0")
-    return replace(options, sampler="ddim", eta=0.0, steps=options.steps or 100)
+    return replace(options, sampler="ddim", eta=0.0, steps=options.steps or min(100, timesteps))
 
 
-def by_ancestral_sampling(options: GenerationOptions) -> GenerationOptions:
-    """The options, with 250 steps of DDPM's own sampler if they don't say, as RePaint has it."""
+def by_ancestral_sampling(options: GenerationOptions, timesteps: int) -> GenerationOptions:
+    """The options, by default with up to 250 steps of DDPM's own sampler, as RePaint has it."""
     if options.sampler is not None or options.steps is not None:
         return options
-    return replace(options, sampler="ddpm", steps=250)
+    return replace(options, sampler="ddpm", steps=min(250, timesteps))
 
 
 @dataclass(frozen=True)

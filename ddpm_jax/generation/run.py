@@ -203,8 +203,9 @@ class Run:
         if isinstance(images, np.ndarray):
             found, labels = images[: options.num], None
             shape = data_shape(config)
+            sizes = ", ".join(map(str, shape))
             if found.dtype != np.uint8 or found.shape[1:] != shape:
-                raise UserError(f"images are {found.dtype} {list(found.shape)}, not [N, {shape}]")
+                raise UserError(f"images are {found.dtype} {list(found.shape)}, not [N, {sizes}]")
         else:
             paths = [images] if isinstance(images, str | Path) else images
             found, labels = read_input_images(paths, config.data, options.num)
@@ -229,7 +230,7 @@ class Run:
         self, images: Images, options: GenerationOptions = DEFAULT_OPTIONS, corrections: int = 1
     ) -> EditedBatch:
         """Images as noise, and drawn again from it; see `editor` and `Editor.invert`."""
-        editor, found = self.editor(images, by_ddim(options))
+        editor, found = self.editor(images, by_ddim(options, self.config.diffusion.timesteps))
         return editor.invert(found, corrections)
 
     def interpolate(
@@ -242,7 +243,9 @@ class Run:
         strength: float = 0.5,
     ) -> EditedBatch:
         """From the first image of `first` to that of `second`; see `Editor.interpolate`."""
-        options = by_ddim(options) if method == "slerp" else options
+        options = (
+            by_ddim(options, self.config.diffusion.timesteps) if method == "slerp" else options
+        )
         ends = [self.editor(each, dataclasses.replace(options, num=1)) for each in (first, second)]
         editor = ends[0][0].with_labels(np.concatenate([each.labels for each, _ in ends]))
         pair = np.concatenate([images for _, images in ends])
@@ -256,7 +259,9 @@ class Run:
         resampling: Resampling | None = RESAMPLING,
     ) -> EditedBatch:
         """Fills where `mask`, bool [H, W] or [N, H, W], is true; see `Editor.inpaint`."""
-        editor, found = self.editor(images, by_ancestral_sampling(options))
+        editor, found = self.editor(
+            images, by_ancestral_sampling(options, self.config.diffusion.timesteps)
+        )
         return editor.inpaint(found, mask, resampling)
 
     def vary(

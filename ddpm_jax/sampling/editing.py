@@ -55,7 +55,7 @@ def make_inversion_loop(
         def body(i: Array, x: Array) -> Array:
             t = jnp.full(len(x), schedule.num_timesteps - first + i)
 
-            def solved(_: int, guess: Array) -> Array:
+            def solved(_: Array, guess: Array) -> Array:
                 eps = eps_from_xstart(schedule, guess, t, denoise(guess, t).pred_xstart)
                 return extract(scale, t, x) * x + extract(slope, t, x) * eps
 
@@ -69,7 +69,7 @@ def make_inversion_loop(
         condition: Condition,
         on_progress: Callable[[int], None] | None = None,
     ) -> Float[Array, "batch *shape"]:
-        def advance(x: Array, first: Array, last: Array) -> tuple[Array, Array]:
+        def advance(x: Array, first: Any, last: Any) -> tuple[Array, Array]:
             return program(params, x, condition, first, last)
 
         return in_slices(advance, jnp.copy(x_start), schedule.num_timesteps, on_progress)

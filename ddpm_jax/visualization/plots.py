@@ -142,11 +142,14 @@ def save_sweep(
     real: Mapping[str, float],
     titles: Mapping[str, str],
     path: str | Path,
+    x: str = "guidance scale",
+    log: bool = False,
 ) -> None:
-    """Draws metrics of samples against the guidance scale, a panel for each of `titles`.
+    """Draws metrics of samples against a setting, a panel for each of `titles`.
 
-    `rows`: a dict for each point, with its metrics by name, its `scale`, and `line`, the curve that
-    it is on. `real` has the metrics of real images.
+    `rows`: a dict for each point, with its metrics by name, the setting as `x`, and `line`, the
+    curve that it is on. `real` has the metrics of real images. `x` names the setting, whose axis
+    may be logarithmic, as may be those of distances then.
     """
     width = 1 / len(titles)
     figure = new_figure(3.4 * len(titles), 3.6)
@@ -154,13 +157,22 @@ def save_sweep(
     for place, (name, title) in enumerate(titles.items()):
         axes = figure.add_axes(((place + 0.17) * width, 0.15, 0.8 * width, 0.62))
         for i, line in enumerate(lines):
-            points = sorted((row["scale"], row[name]) for row in rows if row["line"] == line)
+            points = sorted((row["x"], row[name]) for row in rows if row["line"] == line)
             shade = (INK, BLUE, GREEN, ORANGE, RED)[i % 5]
-            axes.plot(*zip(*points, strict=True), "o-", color=shade, markersize=4, label=line)
+            style = ("o-", "s--", "^:")[i // 5 % 3]
+            axes.plot(*zip(*points, strict=True), style, color=shade, markersize=4, label=line)
         axes.axhline(real[name], color=INK, linestyle=":", linewidth=1, label="real images")
         axes.set_title(title, fontsize=10, color=INK)
-        axes.set(xlabel="guidance scale")
-        if min(real[name], *(row[name] for row in rows)) >= 0:  # a kernel distance may be below
+        axes.set(xlabel=x)
+        lowest = min(real[name], *(row[name] for row in rows))
+        if log:
+            axes.set_xscale("log")
+            ticks = sorted({row["x"] for row in rows})
+            axes.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks], minor=False)
+            axes.set_xticks([], minor=True)
+        if log and lowest > 0 and "less is better" in title:
+            axes.set_yscale("log")
+        elif min(real[name], *(row[name] for row in rows)) >= 0:  # a kernel distance may be below
             axes.set_ylim(bottom=0)
         axes.grid(color=PALE, linewidth=0.6, alpha=0.6)
         axes.spines[["top", "right"]].set_visible(False)

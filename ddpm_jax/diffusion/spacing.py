@@ -14,6 +14,9 @@ from ddpm_jax.diffusion.shapes import Float
 from ddpm_jax.diffusion.tables import look_up
 
 RHO = 7  # Karras et al. 2022, eq. 5
+# sigma / alpha above which two spacings place no level. A cosine schedule goes up to 20,000, where
+# x is noise alone and steps are wasted; EDM begins at 80, DPM-Solver's code at lambda = -5.1.
+KARRAS_MOST, LOG_SNR_MOST = 80.0, np.exp(5.1)
 
 
 class Spacing(NamedTuple):
@@ -75,14 +78,16 @@ def leading(schedule: NoiseSchedule, steps: str) -> np.ndarray:
 
 def log_snr(schedule: NoiseSchedule, steps: str) -> np.ndarray:
     """Equal steps of the logarithm of the signal-to-noise ratio (Lu et al. 2022)."""
-    ratio = log_ratio(schedule)
-    return _between(schedule, np.linspace(ratio[0], ratio[-1], _count(schedule, steps)))
+    first, last = log_ratio(schedule)[[0, -1]]
+    last = min(last, np.log(LOG_SNR_MOST))
+    return _between(schedule, np.linspace(first, last, _count(schedule, steps)))
 
 
 def karras(schedule: NoiseSchedule, steps: str) -> np.ndarray:
     """Equal steps of (sigma / alpha)^(1/7) (Karras et al. 2022, eq. 5)."""
-    first, last = np.exp(log_ratio(schedule)[[0, -1]] / RHO)
-    ramp = np.linspace(first, last, _count(schedule, steps))
+    first, last = log_ratio(schedule)[[0, -1]]
+    ends = np.exp(np.array([first, min(last, np.log(KARRAS_MOST))]) / RHO)
+    ramp = np.linspace(ends[0], ends[1], _count(schedule, steps))
     return _between(schedule, RHO * np.log(ramp))
 
 

@@ -200,15 +200,7 @@ class Run:
         config = self.config
         if config.data.name == "s_curve":
             raise UserError(f"{self.workdir} draws points, and only images are edited")
-        if isinstance(images, np.ndarray):
-            found, labels = images[: options.num], None
-            shape = data_shape(config)
-            sizes = ", ".join(map(str, shape))
-            if found.dtype != np.uint8 or found.shape[1:] != shape:
-                raise UserError(f"images are {found.dtype} {list(found.shape)}, not [N, {sizes}]")
-        else:
-            paths = [images] if isinstance(images, str | Path) else images
-            found, labels = read_input_images(paths, config.data, options.num)
+        found, labels = self._input_images(images, options.num)
         labelled = bool(as_text(options.labels))
         if not labelled and labels is not None and (config.model.num_classes or options.classifier):
             options, labelled = dataclasses.replace(options, labels=labels), True
@@ -243,12 +235,12 @@ class Run:
         strength: float = 0.5,
     ) -> EditedBatch:
         """From the first image of `first` to that of `second`; see `Editor.interpolate`."""
-        options = (
-            by_ddim(options, self.config.diffusion.timesteps) if method == "slerp" else options
-        )
-        ends = [self.editor(each, dataclasses.replace(options, num=1)) for each in (first, second)]
-        editor = ends[0][0].with_labels(np.concatenate([each.labels for each, _ in ends]))
-        pair = np.concatenate([images for _, images in ends])
+        if method == "slerp":
+            options = by_ddim(options, self.config.diffusion.timesteps)
+        ends, labels = zip(*(self._input_images(each, 1) for each in (first, second)), strict=True)
+        if not as_text(options.labels) and labels[0] is not None and labels[1] is not None:
+            options = dataclasses.replace(options, labels=np.concatenate(labels))
+        editor, pair = self.editor(np.concatenate(ends), options)
         return editor.interpolate(pair, count, method, strength)
 
     def inpaint(
@@ -273,6 +265,18 @@ class Run:
         """Images like these, nearer to them for a lower strength; see `Editor.vary`."""
         editor, found = self.editor(images, options)
         return editor.vary(found, [float(each) for each in np.ravel(strength)])
+
+    def _input_images(
+        self, images: Images, num: int | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        if not isinstance(images, np.ndarray):
+            paths = [images] if isinstance(images, str | Path) else images
+            return read_input_images(paths, self.config.data, num)
+        shape = data_shape(self.config)
+        if images.dtype != np.uint8 or images.shape[1:] != shape:
+            sizes = ", ".join(map(str, shape))
+            raise UserError(f"images are {images.dtype} {list(images.shape)}, not [N, {sizes}]")
+        return images[:num], None
 
     def identity(self, mesh: Mesh) -> str:
         """Tells this run and checkpoint from others. Loads the weights."""

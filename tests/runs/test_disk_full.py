@@ -21,7 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOM = 100_000  # bytes: enough for the log, too little for a checkpoint
 
 
-@pytest.fixture(params=["a small file system", "a limit for files"])
+LIMITED = pytest.param("a limit for files", marks=pytest.mark.slow)  # the same by another means
+
+
+@pytest.fixture(params=["a small file system", LIMITED])
 def cramped(request, tiny_run, tmp_path) -> Iterator[tuple[Path, Callable[[], None]]]:
     """A copy of the tiny run at step 4 that cannot save step 6, and what limits the process."""
     if "limit" in request.param:

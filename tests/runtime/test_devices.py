@@ -148,8 +148,11 @@ def pmapped() -> tuple[TrainState, list[float]]:
 
 @pytest.mark.parametrize(
     ("way", "split"),
-    [(real_pmap, False), (shard_mapped, False), (partial(ours, fsdp=DEVICES), True)],
-    ids=["pmap", "shard_map", "fsdp"],
+    [
+        pytest.param(real_pmap, False, id="pmap"),
+        pytest.param(shard_mapped, False, id="shard_map", marks=pytest.mark.slow),
+        pytest.param(partial(ours, fsdp=DEVICES), True, id="fsdp"),
+    ],
 )
 def test_ours_is_the_same_step_in_other_ways(way, split, pmapped, monkeypatch):
     monkeypatch.setattr(devices, "MIN_SHARDED_SIZE", 64)  # so that this small net is split at all

@@ -236,6 +236,7 @@ def test_processes_that_were_started_differently_say_so(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow  # a minute and a half of four processes
 def test_two_processes_share_parameters_pictures_and_what_is_broken(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for name in ("data", "copy"):  # a copy, for one process remembers what is broken
@@ -265,6 +266,7 @@ def test_two_processes_share_parameters_pictures_and_what_is_broken(tmp_path, mo
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
+@pytest.mark.slow  # over a minute of six processes
 def test_two_processes_draw_and_evaluate_what_one_does(tiny_run, tmp_path, monkeypatch):
     drawing = ["--num", "40", "--batch-size", "8", "--frames", "3", "--steps", "20", "--out"]
     out = tmp_path / "two"

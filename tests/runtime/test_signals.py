@@ -223,6 +223,7 @@ MORE = """
 """.split()
 
 
+@pytest.mark.slow  # over a minute; kill -9 at any moment is not slow: test_train.py
 def test_a_run_stopped_at_any_moment_ends_as_if_undisturbed(
     tmp_path, tiny_options, monkeypatch, capsys
 ):

@@ -43,13 +43,12 @@ def gaussian_eps(x, t):
 
 
 @pytest.mark.parametrize("chain", CHAINS)
-@pytest.mark.parametrize("spec, bias", [("1000", 0.0), ("100", 0.05)])
-def test_gaussian_data_is_sampled_back_to_its_mean_and_covariance(chain, spec, bias):
-    # Within 4 standard errors; a tenth of the steps is allowed a bias besides (0.049 at worst).
+def test_gaussian_data_is_sampled_back_to_its_mean_and_covariance(chain):
+    # Within 4 standard errors; shorter chains are in test_solvers.py.
     variance, sampler, eta = CHAINS[chain]
     count = 4096
     run = make_sampling_loop(
-        Diffusion(respace(FULL, spec), "eps", variance),
+        Diffusion(FULL, "eps", variance),
         SAMPLERS[sampler],
         lambda params, x, t, labels: gaussian_eps(x, t),
         (2,),
@@ -59,7 +58,7 @@ def test_gaussian_data_is_sampled_back_to_its_mean_and_covariance(chain, spec, b
     variances = np.diag(COVARIANCE)
     assert np.all(np.abs(x.mean(axis=0) - MEAN) < 4 * np.sqrt(variances / count))
     error = 4 * np.sqrt((np.outer(variances, variances) + COVARIANCE**2) / count)
-    assert np.all(np.abs(np.cov(x.T) - COVARIANCE) < error + bias)
+    assert np.all(np.abs(np.cov(x.T) - COVARIANCE) < error)
 
 
 def test_ddim_decodes_what_reverse_ddim_encodes():

@@ -99,7 +99,7 @@ def alone() -> tuple[TrainState, list[float]]:
     return train(CONFIG, mesh_of(1), 100)
 
 
-@pytest.mark.parametrize("count", [2, 8])
+@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_the_number_of_devices_changes_nothing_but_rounding(alone, count):
     state, losses = train(CONFIG, mesh_of(count), 100)
     np.testing.assert_allclose(losses, alone[1], rtol=1e-5)

@@ -30,7 +30,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("place")
     make_run(place / "run", tiny(label_dropout=0.1, prediction="eps"))
     make_run(place / "sure", tiny(prediction="eps"))
-    make_run(place / "colour", tiny(channels=3, num_classes=0))
+    learned = {"variance": "learned_range", "prediction": "eps"}  # as the published models have it
+    make_run(place / "colour", tiny(channels=3, num_classes=0, **learned))
     make_run(place / "classifier", tiny(kind="classifier", pool="adaptive"), seed=1, spread=1.0)
     (place / "folder").mkdir()
     for i, image in enumerate(IMAGES):
@@ -160,6 +161,10 @@ def test_an_image_without_a_label_is_edited_without_one_where_the_model_can(run,
 def test_colours_are_edited_and_paths_are_cropped_as_in_training(place):
     rgb = load_run(place / "colour")
     edited = rgb.vary([place / "folder", place / "mask.png"], 0.5)
+    filled = rgb.inpaint(place / "folder", MASK, GenerationOptions(steps=6), Resampling(2, 2))
+    np.testing.assert_array_equal(
+        filled.row("filled")[:, :, ~RIGHT], filled.images[0][:, :, ~RIGHT]
+    )
     assert edited.images.shape == (2, 5, 4, 4, 3)
     # Enlarged by repeating pixels, and made smaller again.
     assert np.abs(edited.images[0, :4, ..., :1].astype(int) - IMAGES).mean() < 30
@@ -248,6 +253,9 @@ def test_an_edit_is_refused_in_one_line(command, pattern, place, tmp_path, monke
 
 
 def test_a_run_of_points_and_one_that_enlarges_are_refused(tmp_path):
+    make_run(tmp_path / "points", tiny(kind="mlp", name="s_curve", num_classes=0))
+    with pytest.raises(UserError, match="points draws points, and only images are edited"):
+        load_run(tmp_path / "points").editor("data")
     make_run(tmp_path / "up", tiny(image_size=8, low_res_size=4))
     with pytest.raises(UserError, match="low_res"):
         load_run(tmp_path / "up").editor(np.zeros((1, 8, 8, 1), np.uint8))

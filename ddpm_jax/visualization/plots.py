@@ -166,12 +166,15 @@ def save_sweep(
         axes.set(xlabel=x)
         lowest = min(real[name], *(row[name] for row in rows))
         if log:
+            least, most = min(row["x"] for row in rows), max(row["x"] for row in rows)
+            ticks = [n * 10**k for k in range(5) for n in (1, 2, 5) if least <= n * 10**k <= most]
             axes.set_xscale("log")
-            ticks = sorted({row["x"] for row in rows})
-            axes.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks], minor=False)
+            axes.set_xticks(ticks, labels=[str(tick) for tick in ticks])
             axes.set_xticks([], minor=True)
         if log and lowest > 0 and "less is better" in title:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
         elif min(real[name], *(row[name] for row in rows)) >= 0:  # a kernel distance may be below
             axes.set_ylim(bottom=0)
         axes.grid(color=PALE, linewidth=0.6, alpha=0.6)

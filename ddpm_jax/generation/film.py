@@ -1,6 +1,7 @@
 """A reverse chain on film: x_t beside the predicted x_0, as GIF and MP4."""
 
 import importlib.util
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,8 @@ def save_film(frames: np.ndarray, folder: Path, seconds: float = 4.0) -> list[Pa
     even = rgb[:, : rgb.shape[1] // 2 * 2, : rgb.shape[2] // 2 * 2]  # as H.264 wants it
     times = np.linspace(0, len(even) - 1, round(FRAMES_PER_SECOND * seconds)).round().astype(int)
     shown = even[np.append(times, np.repeat(len(even) - 1, FRAMES_PER_SECOND))]
-    with replacing(folder / "film.mp4") as temporary:
+    with replacing(folder / "film.mp4") as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"os\.fork\(\)")  # ffmpeg, which JAX has no threads in
         imageio.imwrite(
             temporary,
             shown,

@@ -266,6 +266,7 @@ def test_samples_of_a_base_are_safe_from_those_that_enlarge_them(draw, capsys, m
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow  # half a minute of training; the other tests make their models by hand
 def test_a_model_that_train_py_made_enlarges_what_it_is_given(
     draw, tiny_options, monkeypatch, tmp_path
 ):

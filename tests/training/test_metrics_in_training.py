@@ -59,6 +59,7 @@ def test_metrics_are_logged_and_the_best_checkpoint_is_kept_and_drawn_from(run, 
     assert (newest.images == load_run(tmp_path / "run", 8).generate(2).images).all()
 
 
+@pytest.mark.slow  # as evaluate.py, killed, in tests/evaluation/test_evaluate.py
 def test_a_run_stopped_amid_an_evaluation_goes_on_where_it_was(run, tmp_path, monkeypatch):
     _, whole = run(tmp_path / "whole")
     drawn, draw = [], Generator._draw

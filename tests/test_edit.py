@@ -65,7 +65,9 @@ def test_an_inversion_has_the_noise_the_image_again_and_how_near_it_is(run):
     np.testing.assert_array_equal(edited.arrays["labels"], [1, 2, 0, 2])
     assert edited.arrays["x_T"].shape == IMAGES.shape
     drawn = edited.row("reconstruction")
-    np.testing.assert_array_equal(edited.arrays["psnr"], psnr(IMAGES, drawn))
+    # Of the reconstruction before it is rounded, which hardly matters for one as poor as this.
+    np.testing.assert_allclose(edited.arrays["psnr"], psnr(IMAGES, drawn), atol=0.2)
+    np.testing.assert_allclose(edited.arrays["ssim"], ssim(IMAGES, drawn), atol=0.02)
     np.testing.assert_array_equal(editor(run).from_noise(edited.arrays["x_T"]), drawn)
     assert edited._repr_png_().startswith(b"\x89PNG")
 

@@ -61,8 +61,14 @@ class Editor:
     def with_labels(self, labels: np.ndarray) -> "Editor":
         return replace(self, labels=labels)
 
-    def draw(self, start: Start, name: str, inpainting: Inpainting | None = None) -> SampleBatch:
-        """Images of chains that start there."""
+    def draw(
+        self,
+        start: Start,
+        name: str,
+        inpainting: Inpainting | None = None,
+        as_pixels: bool = True,
+    ) -> SampleBatch:
+        """Images of chains that start there; `as_pixels` as in `Generator.generate`."""
         with progress(len(self.labels), 0, "image", name, self.progress_delay_seconds) as bar:
             return self.generator.generate(
                 self.params,
@@ -73,11 +79,17 @@ class Editor:
                 partial_results=self.partial_results,
                 start=start,
                 inpainting=inpainting,
+                as_pixels=as_pixels,
             )
 
     def from_noise(self, noise: np.ndarray, name: str = "draw") -> np.ndarray:
         """Images of x_T, float32 [N, ...]."""
-        return self.draw(Start(noise, self.generator.chain_length - 1), name).images
+        return to_uint8(self.x_start_of(noise, name))
+
+    def x_start_of(self, noise: np.ndarray, name: str = "draw") -> np.ndarray:
+        """The same in [-1, 1], float32."""
+        start = Start(noise, self.generator.chain_length - 1)
+        return self.draw(start, name, as_pixels=False).images
 
     def noise_of(self, images: np.ndarray, corrections: int = 1) -> np.ndarray:
         """x_T of images by DDIM's chain inverted, float32 [N, ...]."""
@@ -93,9 +105,13 @@ class Editor:
             )
 
     def invert(self, images: np.ndarray, corrections: int = 1) -> EditedBatch:
-        """Images -> noise -> images; `arrays` has noise, psnr and ssim of each image."""
+        """Images -> noise -> images; `arrays` has noise, psnr and ssim of each image.
+
+        These are of the reconstruction before it is rounded to whole pixel values.
+        """
         noise = self.noise_of(images, corrections)
-        drawn = self.from_noise(noise)
+        x_start = self.x_start_of(noise)
+        drawn, exact = to_uint8(x_start), np.clip((x_start + 1) * 127.5, 0, 255)
         difference = np.abs(images.astype(int) - drawn).astype(np.uint8)
         shown = to_uint8(noise / 3)  # three deviations from black to white
         return EditedBatch(
@@ -105,8 +121,8 @@ class Editor:
                 "x_T": noise,
                 "labels": self.labels,
                 "steps": np.array(self.generator.chain_length),
-                "psnr": psnr(images, drawn),
-                "ssim": ssim(images, drawn),
+                "psnr": psnr(images, exact),
+                "ssim": ssim(images, exact),
             },
         )
 

@@ -133,6 +133,7 @@ class Generator:
         partial_results: Path | None = None,
         start: Start | None = None,
         inpainting: Inpainting | None = None,
+        as_pixels: bool = True,
     ) -> SampleBatch:
         """Samples 0..N-1 at each of S scales; one depends on (seed, i, label, low_res, scales).
 
@@ -148,6 +149,7 @@ class Generator:
             of all that the samples depend on, and is read from there if an earlier call was
             stopped.
           start, inpainting: for N samples.
+          as_pixels: images are uint8; False: float32 in [-1, 1], as those of chains stay.
 
         Raises:
           ValueError: `low_res` does not fit, or a scale needs a classifier and there is none.
@@ -157,9 +159,11 @@ class Generator:
         request = self._request(params, seed, labels, low_res, scales, start, inpainting)
         resampling = inpainting.resampling if inpainting else None
         if partial_results is not None:
-            partial_results /= self._digest(request, *(resampling or ()))
+            more = [*(resampling or ()), *([] if as_pixels else ["float32"])]
+            partial_results /= self._digest(request, *more)
         dtype = np.float32 if self._points else np.uint8
-        images = np.empty((len(request.index), *self._shape), dtype)
+        last = dtype if as_pixels else np.float32
+        images = np.empty((len(request.index), *self._shape), last)
         moments = len(self._keep), request.in_chain.sum()
         kept_x, kept_xstart = np.empty((2, *moments, *self._shape), dtype)
         slots = np.cumsum(request.in_chain) - 1
@@ -172,7 +176,7 @@ class Generator:
                 steps = len(
                     chain_moves(self._num_steps if start is None else start.t + 1, resampling)
                 )
-                found = self._draw(program, request, places, steps, on_progress)
+                found = self._draw(program, request, places, steps, as_pixels, on_progress)
                 if path:
                     on_main_process(partial(save_partial, path, found))
             elif on_progress:
@@ -311,6 +315,7 @@ class Generator:
         request: "_Request",
         places: np.ndarray,
         steps: int,
+        as_pixels: bool,
         on_progress: OnProgress | None,
     ) -> dict[str, np.ndarray]:
         """Draws the samples at these indices; returns them and the kept moments of their chains."""
@@ -320,7 +325,9 @@ class Generator:
         samples = program(
             request.weights, request.seed, index, conditions, on_steps, x_init, t_start
         )
-        x, kept_x, kept_xstart = (self._to_pixels(to_host(array)) for array in samples)
+        x, kept_x, kept_xstart = (to_host(array) for array in samples)
+        kept_x, kept_xstart = self._to_pixels(kept_x), self._to_pixels(kept_xstart)
+        x = self._to_pixels(x) if as_pixels else x
         few = np.flatnonzero(request.in_chain[places])
         return {"x": x[: len(places)], "kept_x": kept_x[:, few], "kept_xstart": kept_xstart[:, few]}
 

@@ -1,4 +1,4 @@
-"""How near a reconstruction is to its image: PSNR and SSIM, of uint8 images [N, H, W, C]."""
+"""How near a reconstruction is to its image: PSNR and SSIM, of images [N, H, W, C] in 0..255."""
 
 import numpy as np
 from scipy.ndimage import gaussian_filter

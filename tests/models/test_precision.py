@@ -46,7 +46,7 @@ CONFIGS = {
     ),
 }
 # Products in float32 beside the two of the embedding of t and those in norms: those of the head.
-FLOAT32_PRODUCTS = {"unet": (2, 1), "classifier": (2 + 6, 0), "mlp": (1, 0)}  # matmuls, convs
+FLOAT32_PRODUCTS = {"unet": (2, 1), "classifier": (2 + 4, 0), "mlp": (1, 0)}  # matmuls, convs
 
 
 def loss_and_inputs(config: Config, size: int = 4) -> tuple[Callable, tuple]:

@@ -14,6 +14,8 @@ from ddpm_jax.runtime.tpu_slices import TPUSlice
 # copies and collectives, which have no price, may be waited for.
 ELEMENTWISE = 0.5
 WAITING = 1.3
+# "Used 18.21G of 15.75G hbm.", "... temporaries (36.00G) exceeds available HBM (15.75G)."
+OUT_OF_MEMORY = r"([\d.]+)([KMG])\)? (?:of|exceeds available HBM) \(?([\d.]+)([KMG])"
 
 
 class Fit(NamedTuple):
@@ -35,7 +37,7 @@ def compile_for(target: TPUSlice, lower: Callable[[], jax.stages.Lowered]) -> Fi
     try:
         compiled = lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        found = re.search(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm", str(error))
+        found = re.search(OUT_OF_MEMORY, str(error))
         if "RESOURCE_EXHAUSTED" not in str(error) or not found:
             raise
         needed, available = (

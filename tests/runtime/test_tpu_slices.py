@@ -4,7 +4,6 @@ import importlib.util
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -12,14 +11,12 @@ import pytest
 
 import sample
 import train
-from ddpm_jax.config import Config, ModelConfig, ParallelConfig, TrainConfig
+from ddpm_jax.config import ParallelConfig
 from ddpm_jax.errors import UserError
-from ddpm_jax.models import build_network
 from ddpm_jax.runtime.devices import replicated
 from ddpm_jax.runtime.script import run_script
 from ddpm_jax.runtime.slice_report import compile_for, memory_line
-from ddpm_jax.runtime.tpu_slices import CHIPS, SLICES, TPUSlice, slice_mesh, tpu_slice
-from ddpm_jax.training.tpu_dry_run import compile_step, slice_lines
+from ddpm_jax.runtime.tpu_slices import CHIPS, SLICES, slice_mesh, tpu_slice
 
 ROOT = Path(__file__).resolve().parents[2]
 HAS_COMPILER = importlib.util.find_spec("libtpu") is not None
@@ -116,30 +113,6 @@ def test_a_chain_compiles_and_no_weights_are_read(tiny_run, tmp_path):
     assert "images/s on v5e:2x2" in ended.stdout
 
 
-def with_memory(size: int) -> TPUSlice:
-    """v5e:2x2, whose chips have that many bytes."""
-    real = tpu_slice("v5e:2x2")
-    return real._replace(chip=real.chip._replace(hbm_bytes=size))
-
-
-@pytest.mark.skipif(not HAS_COMPILER, reason="needs libtpu: pip install 'jax[tpu]'")
-def test_a_step_that_does_not_fit_is_answered_by_the_setting_that_does():
-    model = ModelConfig(
-        channels=32, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(), norm_groups=8
-    )
-    config = Config(model=model, train=TrainConfig(batch_size=512))
-    network = build_network(config)
-    whole = compile_step(config, tpu_slice("v5e:2x2"))
-    lines = list(slice_lines(config, network, with_memory(whole.needed - 1)))
-    assert lines[0].startswith("memory       does not fit: ")
-    (found,) = [line for line in lines if line.startswith("smallest     change that fits: ")]
-    assert "--model.remat True" in found
-    assert any("images/s on v5e:2x2" in line for line in lines)
-    small = replace(config, train=TrainConfig(batch_size=8))
-    with pytest.raises(UserError, match="v5e:2x2: no setting tried fits; take a larger slice"):
-        list(slice_lines(small, network, with_memory(1)))
-
-
 @pytest.mark.skipif(not HAS_COMPILER, reason="needs libtpu: pip install 'jax[tpu]'")
 def test_what_the_compiler_says_of_too_little_memory_is_read():
     target = tpu_slice("v5e:2x2")
@@ -147,5 +120,5 @@ def test_what_the_compiler_says_of_too_little_memory_is_read():
     large = jax.ShapeDtypeStruct((3 * 2**30,), "float32", sharding=replicated(mesh))  # 12 GiB
     fit = compile_for(target, lambda: jax.jit(lambda x: (x + 1, x * 2)).lower(large))
     assert not fit.fits
-    assert fit.needed > 30 * 2**30 > fit.available > 14 * 2**30
+    assert fit.needed == 36 * 2**30 and fit.available == 15.75 * 2**30
     assert memory_line(fit).startswith("memory       does not fit: 36.0")

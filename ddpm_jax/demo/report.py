@@ -45,6 +45,7 @@ class ReportedRun(NamedTuple):
     colour: str
     config: Config
     records: Sequence[dict[str, Any]]
+    curves: dict[str, list[list[float]]]  # [step, value] by name
     summary: dict[str, str]
     grids: Sequence[dict[str, Any]]  # each with its `step` and its `source`, a data URL
     commands: Sequence[str]
@@ -70,7 +71,7 @@ def write_report(workdirs: Sequence[Path], out: Path | None = None) -> Path:
         read_run(expanded(workdir), name, COLOURS[i % len(COLOURS)])
         for i, (workdir, name) in enumerate(zip(workdirs, names, strict=True))
     ]
-    curves = list(dict.fromkeys(key for run in runs for key in curves_of(run.records)))
+    curves = list(dict.fromkeys(key for run in runs for key in run.curves))
     template = resources.files("ddpm_jax.demo").joinpath("report.html.jinja").read_text()
     page = Environment(autoescape=True, trim_blocks=True).from_string(template)
     text = page.render(
@@ -86,10 +87,7 @@ def write_report(workdirs: Sequence[Path], out: Path | None = None) -> Path:
             if record.get("event") == "skipped"
         ],
         settings=list(settings_rows([run.config for run in runs])),
-        data=[
-            {"name": run.name, "colour": run.colour, "curves": curves_of(run.records)}
-            for run in runs
-        ],
+        data=[{"name": run.name, "colour": run.colour, "curves": run.curves} for run in runs],
     )
     path = expanded(out) if out else expanded(workdirs[0]) / "report.html"
     try:
@@ -113,6 +111,7 @@ def read_run(workdir: Path, name: str, colour: str) -> ReportedRun:
         colour,
         config,
         records,
+        curves_of(records),
         summary_of(config, records, saved_steps(workdir / "checkpoints")),
         grids_of(workdir / "samples"),
         commands,

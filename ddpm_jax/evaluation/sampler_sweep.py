@@ -8,7 +8,6 @@ chains. Kill it whenever you like: the same command goes on where it stopped. Sa
 already, of some of its samplers or lengths, are not drawn again.
 """
 
-import json
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -21,13 +20,13 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.features import FeatureExtractor, choose_extractor
 from ddpm_jax.evaluation.guidance_sweep import Baseline, measure_real_images, measured
 from ddpm_jax.evaluation.metrics import METRICS
-from ddpm_jax.evaluation.sweep_report import SampleMetrics
+from ddpm_jax.evaluation.sweep_report import SampleMetrics, write_tables
 from ddpm_jax.evaluation.sweep_samples import draw_missing, folders_of, read_samples
 from ddpm_jax.generation import GenerationOptions, Run, load_run
 from ddpm_jax.generation.run import Plan
+from ddpm_jax.generation.sample_batch import Scales
 from ddpm_jax.runs.partial_results import create_results_folder
 from ddpm_jax.runtime import devices
-from ddpm_jax.runtime.files import replacing
 from ddpm_jax.runtime.script import run_script, start_logging
 from ddpm_jax.sampling.samplers import SAMPLERS
 from ddpm_jax.visualization.plots import save_sweep
@@ -84,7 +83,7 @@ def main() -> None:
         rows: list[dict[str, Any]] = []
         for plan in plans:
             rows += measure_chain(plan, out, extractor, real, metrics)
-            write(rows, real.metrics, metrics, args.num, out)
+            write(rows, real.metrics, args.num, out)
     print(f"{(out / 'sweep.md').read_text()}\n{out / 'sweep.png'}")
 
 
@@ -140,21 +139,12 @@ def measure_chain(
 def write(
     rows: Sequence[dict[str, Any]],
     real: SampleMetrics,
-    metrics: Sequence[str],
     num: int,
     out: Path,
 ) -> None:
     """Writes sweep.json, the table sweep.md and the picture sweep.png."""
-    with replacing(out / "sweep.json") as temporary:
-        temporary.write_text(json.dumps({"rows": rows, "real": real}, indent=2) + "\n")
-    varying = [name for name in ("guidance", "cfg") if len({row[name] for row in rows}) > 1]
-    columns = ["sampler", "steps", "evaluations", *varying, *metrics]
-    lines = [columns, ["-"] * len(columns)]
-    lines += [[_shown(row[name]) for name in columns] for row in rows]
-    lines += [["real images", *[""] * (2 + len(varying)), *(_shown(real[m]) for m in metrics)]]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    with replacing(out / "sweep.md") as temporary:
-        temporary.write_text(f"{num} samples in each row\n\n{table}\n")
+    varying = [name for name in Scales._fields if len({row[name] for row in rows}) > 1]
+    write_tables(rows, real, ["sampler", "steps", "evaluations", *varying], num, out)
     points = [
         row
         | {
@@ -163,12 +153,8 @@ def write(
         }
         for row in rows
     ]
-    titles = {name: METRICS[name].title for name in metrics}
+    titles = {name: METRICS[name].title for name in real}
     save_sweep(points, real, titles, out / "sweep.png", "evaluations of the network", log=True)
-
-
-def _shown(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.3g}"
 
 
 if __name__ == "__main__":

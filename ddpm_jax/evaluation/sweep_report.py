@@ -20,22 +20,28 @@ SWEEP_METRICS = [name for name, metric in METRICS.items() if not metric.inceptio
 
 
 def write(rows: Sequence[Row], real: SampleMetrics, num: int, out: Path) -> None:
-    """Writes the files. `real` has the metrics of real images."""
-    with replacing(out / "sweep.json") as temporary:
-        temporary.write_text(json.dumps({"rows": rows, "real": real}, indent=2) + "\n")
-    with replacing(out / "sweep.md") as temporary:
-        temporary.write_text(f"{num} samples in each row\n\n{table(rows, real)}\n")
+    """Writes the files of a guidance sweep. `real` has the metrics of real images."""
+    write_tables(rows, real, ["steps", *Scales._fields], num, out)
     titles = {name: METRICS[name].title for name in SWEEP_METRICS}
     save_sweep(points(rows), real, titles, out / "sweep.png")
 
 
-def table(rows: Sequence[Row], real: SampleMetrics) -> str:
-    """A Markdown table, whose last row is that of real images."""
-    columns = ["steps", *Scales._fields, *SWEEP_METRICS]
+def write_tables(
+    rows: Sequence[Row], real: SampleMetrics, settings: Sequence[str], num: int, out: Path
+) -> None:
+    """Writes sweep.json and sweep.md, whose first columns are these settings of each row."""
+    with replacing(out / "sweep.json") as temporary:
+        temporary.write_text(json.dumps({"rows": rows, "real": real}, indent=2) + "\n")
+    with replacing(out / "sweep.md") as temporary:
+        temporary.write_text(f"{num} samples in each row\n\n{table(rows, real, settings)}\n")
+
+
+def table(rows: Sequence[Row], real: SampleMetrics, settings: Sequence[str]) -> str:
+    """A Markdown table of settings and metrics, whose last row is that of real images."""
+    columns = [*settings, *real]
     lines = [columns, ["-"] * len(columns)]
     lines += [[_shown(row[name]) for name in columns] for row in rows]
-    last = [_shown(real[name]) for name in SWEEP_METRICS]
-    lines += [["real images", *[""] * len(Scales._fields), *last]]
+    lines += [["real images", *[""] * (len(settings) - 1), *map(_shown, real.values())]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -43,7 +43,7 @@ def save_film(frames: np.ndarray, folder: Path, seconds: float = 4.0) -> list[Pa
     times = np.linspace(0, len(even) - 1, round(FRAMES_PER_SECOND * seconds)).round().astype(int)
     shown = even[np.append(times, np.repeat(len(even) - 1, FRAMES_PER_SECOND))]
     with replacing(folder / "film.mp4") as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"os\.fork\(\)")  # ffmpeg, which JAX has no threads in
+        warnings.filterwarnings("ignore", r"os\.fork\(\)")  # to start ffmpeg is safe
         imageio.imwrite(
             temporary,
             shown,

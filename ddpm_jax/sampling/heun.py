@@ -15,6 +15,7 @@ from ddpm_jax.diffusion.schedules import NoiseSchedule, extract, with_noise_rais
 from ddpm_jax.diffusion.shapes import Array, Float, Int
 from ddpm_jax.diffusion.spacing import alpha_bar_at, log_ratio
 from ddpm_jax.sampling.guidance import GuidedDenoiser
+from ddpm_jax.sampling.one_step import at_level
 from ddpm_jax.sampling.sampler import Memory, Step
 
 
@@ -55,13 +56,9 @@ def churned(
 ) -> tuple[Step, Memory]:
     """Algorithm 2: the noise is raised to sigma (1 + gamma), then Heun's step to the next sigma."""
     raised = churned_schedule(diffusion, churn)
-    alpha = np.sqrt(raised.alphas_cumprod / diffusion.schedule.alphas_cumprod)
-    added = np.sqrt(
-        np.maximum(
-            1 - raised.alphas_cumprod - alpha**2 * (1 - diffusion.schedule.alphas_cumprod), 0
-        )
-    )
-    x_hat = extract(alpha, t, x_t) * x_t + extract(churn.noise * added, t, x_t) * noise
+    kept = raised.alphas_cumprod / diffusion.schedule.alphas_cumprod
+    added = churn.noise * np.sqrt(1 - kept)
+    x_hat = extract(np.sqrt(kept), t, x_t) * x_t + extract(added, t, x_t) * noise
     return _heun(raised, denoise, x_hat, t, diffusion.schedule), memory
 
 
@@ -91,10 +88,7 @@ def _heun(
     alpha_bar, previous = start.alphas_cumprod, start.alphas_cumprod_prev
     pred_xstart = denoise(x_t, t, start).pred_xstart
     eps = eps_from_xstart(start, x_t, t, pred_xstart)
-    euler = (
-        extract(np.sqrt(previous), t, x_t) * pred_xstart
-        + extract(np.sqrt(1 - previous), t, x_t) * eps
-    )
+    euler = at_level(previous, t, pred_xstart, eps)
 
     def corrected() -> Array:
         eps_there = eps_from_xstart(schedule, euler, t - 1, denoise(euler, t - 1).pred_xstart)

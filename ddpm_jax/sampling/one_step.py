@@ -59,12 +59,18 @@ def reverse_ddim(
     schedule = diffusion.schedule
     pred_xstart = denoise(x_t, t).pred_xstart
     eps = eps_from_xstart(schedule, x_t, t, pred_xstart)
-    following = schedule.alphas_cumprod_next
-    sample = (
-        extract(np.sqrt(following), t, x_t) * pred_xstart
-        + extract(np.sqrt(1 - following), t, x_t) * eps
-    )
-    return Step(sample, pred_xstart)
+    return Step(at_level(schedule.alphas_cumprod_next, t, pred_xstart, eps), pred_xstart)
+
+
+def at_level(
+    alphas_cumprod: np.ndarray,
+    t: Int[Array, " batch"],
+    x_start: Float[Array, "batch *shape"],
+    eps: Float[Array, "batch *shape"],
+) -> Float[Array, "batch *shape"]:
+    """x at the level alphas_cumprod[t], of this x_0 and this noise: a step of DDIM at eta 0."""
+    signal, sigma = np.sqrt(alphas_cumprod), np.sqrt(1 - alphas_cumprod)
+    return extract(signal, t, x_start) * x_start + extract(sigma, t, x_start) * eps
 
 
 def _but_at_0(noise: Array, t: Array) -> Array:

@@ -12,6 +12,7 @@ trained without labels too needs none. Kill a command whenever you like: it goes
 `python edit.py COMMAND --help` has the options of one.
 """
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -273,8 +274,16 @@ def main() -> None:
         out = args.out or run.workdir / name
         asked = {field.name: getattr(args, field.name) for field in fields(args)}
         settings = {key: str(value) for key, value in asked.items() if key != "batch_size"}
+        was_there = (out / "settings.json").exists()
         create_results_folder(out, settings)
-        pictures = command(run, args, out)
+        try:
+            pictures = command(run, args, out)
+        except UserError:
+            if not was_there:  # a refused command leaves the folder to the right one
+                (out / "settings.json").unlink()
+                with contextlib.suppress(OSError):  # there may be files of others
+                    out.rmdir()
+            raise
         output_folder.drop_unfinished(out)
     print("\n".join(str(path) for path in pictures))
 

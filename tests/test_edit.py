@@ -252,6 +252,7 @@ def test_an_edit_is_refused_in_one_line(command, pattern, place, tmp_path, monke
     name, *words = shlex.split(command)
     line = [name, "--workdir", "run", "--out", str(tmp_path / "out"), *words]
     check_one_line(*call(edit.main, line, monkeypatch, capsys), pattern)
+    assert not (tmp_path / "out").exists()  # so that the right command may use it
 
 
 def test_a_run_of_points_and_one_that_enlarges_are_refused(tmp_path):

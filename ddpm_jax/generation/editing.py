@@ -176,6 +176,8 @@ class Editor:
 
     def vary(self, images: np.ndarray, strengths: Sequence[float]) -> EditedBatch:
         """SDEdit (Meng et al. 2022): a row for each strength, the part of the chain to go back."""
+        for strength in strengths:  # all are checked before the first is drawn
+            self._level(strength)
         rows = [images, *(self.variation(images, strength).images for strength in strengths)]
         return EditedBatch(np.stack(rows), ["original", *(f"strength {s:g}" for s in strengths)])
 

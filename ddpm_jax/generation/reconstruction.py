@@ -1,7 +1,6 @@
 """How near a reconstruction is to its image: PSNR and SSIM, of images [N, H, W, C] in 0..255."""
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 # Wang et al. (2004): the deviation of the window, and what keeps the ratios finite.
 WINDOW, C1, C2 = 1.5, (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -17,6 +16,8 @@ def psnr(images: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Structural similarity (Wang et al. 2004, eq. 13), mean over pixels and channels, [N]."""
+    from scipy.ndimage import gaussian_filter  # half a second, which most runs never need
+
     x, y = images.astype(float), others.astype(float)
 
     def local(a: np.ndarray) -> np.ndarray:

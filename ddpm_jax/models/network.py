@@ -55,7 +55,8 @@ def functional(
     params, rest = states
     if jax.tree.leaves(rest):
         raise TypeError(f"a model may hold parameters only, not {rest}")
-    paths = {".".join(map(str, path)): path for path, _ in nnx.to_flat_state(params)}
+    flat = {".".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(params)}
+    abstract = {name: flat[name][1].get_value() for name in sorted(flat)}
 
     def init(key: jax.Array) -> Params:
         module = build(initializers.draw(key, counted.used))
@@ -63,10 +64,10 @@ def functional(
         return {".".join(map(str, path)): value[...] for path, value in state}
 
     def apply(params: Params, *args: Array | None) -> Any:
-        state = nnx.from_flat_state([(paths[name], nnx.Param(params[name])) for name in paths])
-        return getattr(nnx.merge(graphdef, state), method)(*args)
+        state = [(path, nnx.Param(params[name])) for name, (path, _) in flat.items()]
+        return getattr(nnx.merge(graphdef, nnx.from_flat_state(state)), method)(*args)
 
-    return Network(init, apply, jax.eval_shape(init, jax.random.key(0)))
+    return Network(init, apply, abstract)
 
 
 def build_network(config: Config) -> Network:

@@ -3,9 +3,10 @@
 import json
 import math
 import os
+import sys
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ class MetricsLog(AbstractContextManager["MetricsLog"]):
     """
 
     def __init__(self, workdir: str | Path, start_step: int) -> None:
-        # tensorboardX's SummaryWriter writes from a thread. If that dies, as on a full disk, its
-        # bounded queue fills up and training hangs instead of failing.
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import SessionLog
+        with without_torch():
+            # tensorboardX's SummaryWriter writes from a thread. If that dies, as on a full disk,
+            # its bounded queue fills up and training hangs instead of failing.
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import SessionLog
 
         workdir = Path(workdir)
         self.earlier = processes.on_main_process(
@@ -130,3 +132,16 @@ def _jsonable(value: Any) -> Any:
     if hasattr(value, "tolist"):  # NumPy and JAX, scalars too
         return _jsonable(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def without_torch() -> Iterator[None]:
+    """Hides torch, if nothing has imported it yet; tensorboardX imports it in vain, for seconds."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules["torch"]

@@ -148,6 +148,7 @@ def test_training_longer_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out.count("falls to 0 at step 5000") == 1
 
 
+@pytest.mark.slow  # compiles a step of its own; what is said of it is tested above
 def test_a_finished_run_whose_rate_falls_goes_on_to_more_steps(
     tiny_run: Path,
     tiny_options: list[str],

@@ -53,9 +53,7 @@ def test_samples_are_drawn_at_once(imported, tmp_path, capsys) -> None:
         assert len(np.unique(drawn["arr_0"])) > 20
 
 
-def test_training_starts_from_the_weights_under_other_settings_and_resumes(
-    imported, tmp_path, capsys
-) -> None:
+def test_training_starts_from_the_weights_under_other_settings(imported, tmp_path, capsys) -> None:
     place = shutil.copytree(imported, tmp_path / "place")
     # As a run leaves it that was killed while it wrote its first checkpoint:
     (place / "run" / "checkpoints" / "1.orbax-checkpoint-tmp-1790000000000000").mkdir()
@@ -69,8 +67,6 @@ def test_training_starts_from_the_weights_under_other_settings_and_resumes(
     for name, value in first.items():  # at that learning rate nothing but the average rounds
         torch.testing.assert_close(last[name], value, rtol=1e-6, atol=0)
 
-    done = start_training(place, *TRAINING.split(), "--train.steps", "3")
-    assert "resumed after step 2" in done.stdout, done.stderr
     # From now on it is a run like any other.
     words = ["--config", place / "small.py", "--workdir", place / "run", *TRAINING.split()]
     code, _, stderr = command(train.main, [*words, "--diffusion.loss", "mse"], capsys)

@@ -185,7 +185,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-@pytest.mark.parametrize("devices", [1, 2, 8])
+@pytest.mark.parametrize("devices", [1, 8])
 def test_two_processes_compute_what_one_does_on_any_devices(two, devices, tmp_path, monkeypatch):
     *_, finished = run_here(tmp_path, monkeypatch, *POINTS, "--parallel.data", str(devices))
     assert len(losses(two)) == 100
@@ -194,6 +194,7 @@ def test_two_processes_compute_what_one_does_on_any_devices(two, devices, tmp_pa
     assert (picture(tmp_path, 100) != picture(two, 100)).mean() < 1e-3  # points on white
 
 
+@pytest.mark.slow  # a minute of six processes
 def test_both_stop_or_end_with_one_and_resume_to_the_same_state(two, tmp_path):
     workdir = tmp_path / "stopped"
 

@@ -1,4 +1,4 @@
-"""The exceptions that end a script with one line instead of a traceback."""
+"""The exceptions that end a script with one line instead of a traceback, and a common answer."""
 
 
 class UserError(Exception):
@@ -7,3 +7,8 @@ class UserError(Exception):
 
 class RunError(Exception):
     """The run cannot go on, through no fault of the command: a full disk, a diverged loss. 1."""
+
+
+def how_to_install(extra: str) -> str:
+    """The commands that bring what an extra of the package needs."""
+    return f"`pip install 'ddpm-jax[{extra}]'`, or in a checkout `pip install -e '.[{extra}]'`"

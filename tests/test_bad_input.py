@@ -17,8 +17,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-import sample
-import train
+from ddpm_jax.commands import sample, train
 from ddpm_jax.data import prepare
 from ddpm_jax.runtime.script import run_script
 from tests.tiny_tfds import write_tfds
@@ -120,8 +119,8 @@ def contents(folder: Path) -> dict[str, str]:
 TRAIN = [
     # Config files
     ("--config configs/no_get_confg.py", r"no such file; did you mean configs/no_get_config\.py\?"),
-    ("--config elsewhere/digit.py", r"elsewhere/digit\.py: no such file; .*configs/digits\.py\?"),
-    ("--config digits", r"digits: no such file; did you mean .*configs/digits\.py\?"),
+    ("--config elsewhere/digit.py", r"elsewhere/digit\.py: no such file; did you mean digits\?"),
+    ("--config digist", r"digist: no such file; did you mean digits\? there are: .*, cifar10, "),
     ("--config elsewhere/qqqq", r"no such file; there are: .*cifar10\.py, .*s_curve\.py"),
     ("--config empty", "empty: no such file; there are: "),
     ("--config", "--config: expected one argument"),
@@ -146,7 +145,7 @@ TRAIN = [
     ("--data.name folder:empty", "folder empty has no PNG, JPEG or WebP images; put some there"),
     ("--data.name folder:file", "file is a file; data.name must be folder:PATH"),
     ("--data.name tfds:mnist --data.dir nowhere", r"not prepared in nowhere; set --data\.dir, or "),
-    ("--data.name tfds:mnist --data.dir nowhere", r"`pip install -e '.\[prepare\]'`"),
+    ("--data.name tfds:mnist --data.dir nowhere", r"`pip install 'ddpm-jax\[prepare\]'`"),
     ("--data.name tfds:tiny --data.dir sets", r"has 3 channels; set --data\.channels 3"),
     (
         "--data.name tfds:tiny --data.dir sets --data.channels 3 --data.split val",
@@ -305,7 +304,7 @@ def test_a_set_cannot_be_prepared_without_tensorflow(tmp_path, monkeypatch, caps
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # put back afterwards
     check_one_line(
         *call(prepare.main, f"mnist --dir {tmp_path}", monkeypatch, capsys),
-        r"cannot import TensorFlow .*; `pip install -e '.\[prepare\]'`",
+        r"cannot import TensorFlow .*`pip install -e '.\[prepare\]'`",
     )
 
 

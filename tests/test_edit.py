@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import edit
+from ddpm_jax.commands import edit
 from ddpm_jax.errors import UserError
 from ddpm_jax.generation import GenerationOptions, Run, load_run
 from ddpm_jax.generation.editing import Editor

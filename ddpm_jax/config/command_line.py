@@ -22,7 +22,10 @@ from ddpm_jax.errors import UserError
 
 T = TypeVar("T")
 
-DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "digits.py"
+PACKAGE = Path(__file__).resolve().parents[1]
+# The project's own configs: a wheel has them in the package, a checkout beside it.
+CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
+DEFAULT_CONFIG = CONFIGS / "digits.py"
 
 TRAIN_DESCRIPTION = """
 Trains a diffusion model, or goes on where an earlier run of the same command stopped.
@@ -38,7 +41,7 @@ Its own options come first. Each of the others changes one setting of the config
 class TrainOptions(Config):
     """The options of train.py: its own, and every setting of the config."""
 
-    config: Path = DEFAULT_CONFIG  # Python file whose get_config() gives the settings
+    config: Path = DEFAULT_CONFIG  # name of a config, or Python file with a get_config()
     workdir: Path | None = None  # run folder, made or resumed; None: runs/<name of the config>
     dry_run: bool = False  # only say what the run would need, and end
     tpu: str | None = None  # slice to compile the dry run for, without one, as v5e:2x4
@@ -61,7 +64,7 @@ def parse_train(argv: Sequence[str]) -> TrainCommand:
     """
     argv = _with_first_option("--config", argv)
     file = _config_file(argv)
-    default = TrainOptions(config=_shown(file), **_sections(load_config(file)))
+    default = TrainOptions(config=shown(file), **_sections(load_config(file)))
     options = parse(TrainOptions, argv, default, TRAIN_DESCRIPTION)
     config = Config(**_sections(options))
     config = dataclasses.replace(config, data=_with_folder(config.data))
@@ -81,7 +84,17 @@ def _config_file(argv: Sequence[str]) -> Path:
     """The file of --config, which must be known before its settings are options."""
     border = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
     border.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
-    return border.parse_known_args(argv)[0].config
+    return config_file(border.parse_known_args(argv)[0].config)
+
+
+def config_file(named: Path) -> Path:
+    """`named`, or where there is no such file, the project's config that it means.
+
+    A config is called `cifar10`, or as in a checkout `configs/cifar10.py`.
+    """
+    own = CONFIGS / f"{named.stem}.py"
+    means_own = named.parent in (Path("."), Path("configs")) and named.suffix in ("", ".py")
+    return own if means_own and own.is_file() and not named.is_file() else named
 
 
 def _with_first_option(option: str, argv: Sequence[str]) -> Sequence[str]:
@@ -90,9 +103,11 @@ def _with_first_option(option: str, argv: Sequence[str]) -> Sequence[str]:
     return argv if given or not argv or argv[0].startswith("-") else [option, *argv]
 
 
-def _shown(path: Path) -> Path:
-    """The path relative to the current folder, if it lies inside."""
+def shown(path: Path) -> Path:
+    """What to call a config file: the name of the project's own, else the shortest path."""
     absolute = path.absolute()
+    if absolute.parent == CONFIGS:
+        return Path(path.stem)
     return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else path
 
 
@@ -181,14 +196,13 @@ def load_config(path: Path) -> Config:
 
 
 def _known_configs(path: Path) -> str:
-    """The file that was meant instead of `path`, or all: those beside it and the project's."""
-    scripts = DEFAULT_CONFIG.parents[1].glob("*.py")
-    beside = set(path.parent.resolve().glob("*.py")) - set(scripts)
-    files = [*sorted(beside), *sorted(DEFAULT_CONFIG.parent.glob("*.py"))]
-    shown = {file.stem: os.path.relpath(file) for file in reversed(files)}
-    if close := difflib.get_close_matches(path.stem, shown, n=1):
-        return f"did you mean {shown[close[0]]}?"
-    return f"there are: {', '.join(sorted(shown.values()))}"
+    """The config that was meant instead of `path`, and all: the project's and the files beside."""
+    beside = set(path.parent.resolve().glob("*.py")) - set(PACKAGE.parent.glob("*.py"))
+    own = {file.stem: file.stem for file in CONFIGS.glob("*.py")}
+    known = own | {file.stem: os.path.relpath(file) for file in beside}
+    close = difflib.get_close_matches(path.stem, known, n=1)
+    meant = f"did you mean {known[close[0]]}? " if close else ""
+    return f"{meant}there are: {', '.join(sorted(known.values()))}"
 
 
 def _meant_field(error: BaseException) -> str:

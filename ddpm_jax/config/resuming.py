@@ -69,9 +69,9 @@ def ways_out(workdir: str, config: Config) -> str:
     text = f"a resumed run may change {', '.join(free)}, and train for more train.steps"
     if config.model.kind == "mlp":  # its weights cannot be exported
         return text
-    module = "python -m ddpm_jax.interop"
+    run = "python -m ddpm_jax"
     return (
-        f"{text}; to start from its averaged weights in a new folder: {module}.export_weights "
-        f"--workdir {workdir} --to weights.pt, then {module}.import_weights weights.pt "
-        "--model CONFIG.py --out NEW, then python train.py --config CONFIG.py --workdir NEW"
+        f"{text}; to start from its averaged weights in a new folder: {run} export_weights "
+        f"--workdir {workdir} --to weights.pt, then {run} import_weights weights.pt "
+        f"--model CONFIG.py --out NEW, then {run} train --config CONFIG.py --workdir NEW"
     )

@@ -3,14 +3,14 @@
     python -m ddpm_jax.data.prepare cifar10 [--dir ~/tensorflow_datasets]
 
 TensorFlow takes all the memory of a GPU and clashes with JAX's libraries, so training runs this in
-another process. `pip install -e '.[prepare]'` installs what it needs.
+another process. The extra `prepare` installs what it needs.
 """
 
 import argparse
 import os
 from collections.abc import Sequence
 
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, how_to_install
 from ddpm_jax.runtime.files import expanded
 from ddpm_jax.runtime.script import run_script
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         import tensorflow  # noqa: F401  else TFDS would fail half-way without it
     except ImportError as error:
-        message = f"cannot import TensorFlow ({error}); `pip install -e '.[prepare]'`"
+        message = f"cannot import TensorFlow ({error}): {how_to_install('prepare')}"
         raise UserError(message) from error
     import tensorflow_datasets as tfds
 

@@ -13,7 +13,7 @@ from typing import Any
 from ddpm_jax.config import DataConfig
 from ddpm_jax.data.sources import Source, check_channels, first_line
 from ddpm_jax.data.transforms import decode_image
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, how_to_install
 from ddpm_jax.runtime import processes
 from ddpm_jax.runtime.files import expanded
 
@@ -68,7 +68,7 @@ def prepare(spec: str, root: Path) -> None:
         have = ", ".join(prepared_versions(root / spec.partition(":")[0]))
         raise UserError(
             f"tfds:{spec} is not prepared in {root}{f' (only {have})' if have else ''}; set "
-            "--data.dir, or `pip install -e '.[prepare]'` and run again to download it"
+            f"--data.dir, or run again to download it after {how_to_install('prepare')}"
         )
     logger.warning("tfds:%s is not prepared in %s; running `%s`", spec, root, shown)
     path = os.pathsep.join(filter(None, [str(PACKAGE_PARENT), os.environ.get("PYTHONPATH")]))

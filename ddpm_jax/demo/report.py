@@ -103,9 +103,9 @@ def read_run(workdir: Path, name: str, colour: str) -> ReportedRun:
     config = serialization.read_config(workdir / "config.json")
     log = workdir / "metrics.jsonl"
     records = read_records(log) if log.exists() else []
-    commands = training_command(workdir, config)
+    commands = [training_command(workdir, config)]
     if config.model.kind != "classifier":
-        commands.append(f"python sample.py --workdir {shlex.quote(str(workdir))}")
+        commands.append(f"python -m ddpm_jax sample --workdir {shlex.quote(str(workdir))}")
     return ReportedRun(
         name,
         colour,
@@ -118,23 +118,20 @@ def read_run(workdir: Path, name: str, colour: str) -> ReportedRun:
     )
 
 
-def training_command(workdir: Path, config: Config) -> list[str]:
-    """The command that resumes a run, if there is a config file to start from, else none.
+def training_command(workdir: Path, config: Config) -> str:
+    """The command that resumes a run, from the config that its folder is named after.
 
-    It is the one that the folder is named after, or the default. Other settings become options.
+    If there is none, from the default. Other settings become options.
     """
-    named = command_line.DEFAULT_CONFIG.with_name(f"{workdir.name}.py")
+    named = command_line.CONFIGS / f"{workdir.name}.py"
     file = named if named.is_file() else command_line.DEFAULT_CONFIG
-    if not file.is_file():
-        return []
     base = serialization.flat(command_line.load_config(file))
-    shown = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
-    words = ["python", "train.py", "--config", str(shown), "--workdir", str(workdir)]
+    words = ["python", "-m", "ddpm_jax", "train", "--config", file.stem, "--workdir", str(workdir)]
     for name, value in serialization.flat(config).items():
         if value != base[name] and name != "data.class_names":  # those are read off the data
             values = value if isinstance(value, tuple) else [value]
             words += [f"--{name.replace('_', '-')}", *map(str, values)]
-    return [shlex.join(words)]
+    return shlex.join(words)
 
 
 def summary_of(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ddpm_jax.errors import how_to_install
 from ddpm_jax.generation.chain import Chain
 from ddpm_jax.runtime.files import replacing
 from ddpm_jax.visualization.grids import grid
@@ -34,7 +35,7 @@ def save_film(frames: np.ndarray, folder: Path, seconds: float = 4.0) -> list[Pa
     """Writes film.gif and, where the extra `film` is installed, film.mp4; returns their paths."""
     save_gif(frames, folder / "film.gif", seconds)
     if importlib.util.find_spec("imageio_ffmpeg") is None:
-        print("film.mp4 is left out: it needs `pip install 'ddpm-jax[film]'`")
+        print(f"film.mp4 is left out: it needs {how_to_install('film')}")
         return [folder / "film.gif"]
     import imageio.v3 as imageio
 

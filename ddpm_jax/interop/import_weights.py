@@ -8,7 +8,6 @@ own training, or the folder of a UNet2DModel or a pipeline of diffusers.
 """
 
 import dataclasses
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,20 +52,21 @@ def main() -> None:
         raise UserError(f"--out {args.out} cannot be written: {error.strerror}") from error
     config_file = args.out / "config.py"
     if args.model:
-        config_file = Path(os.path.relpath(published.config_path(args.model)))
+        config_file = command_line.shown(published.config_path(args.model))
     else:
         config_file.write_text(_source(config, args.file))
     checkpoints.save_imported(args.out / "checkpoints", params, serialization.to_json(config))
     (args.out / "config.json").write_text(serialization.to_json(config))
 
-    sampling = f"python sample.py --workdir {args.out}"
+    sampling = f"python -m ddpm_jax sample --workdir {args.out}"
     if config.model.kind == "classifier":
-        sampling = f"python sample.py --workdir RUN --classifier {args.out} --guidance-scale 1"
+        sampling = f"python -m ddpm_jax sample --workdir RUN --classifier {args.out}"
     elif config.data.low_res_size:
-        sampling = f"python sample.py --workdir RUN --upsampler {args.out}"
+        sampling = f"python -m ddpm_jax sample --workdir RUN --upsampler {args.out}"
     print(
         f"{args.out}: {count:,} parameters of {args.model or args.file}; next: {sampling} | "
-        f"python train.py --config {config_file} --workdir {args.out} --data.name folder:PATH"
+        f"python -m ddpm_jax train --config {config_file} --workdir {args.out} "
+        "--data.name folder:PATH"
     )
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ddpm_jax.config import Config, check, command_line
-from ddpm_jax.config.command_line import DEFAULT_CONFIG
 from ddpm_jax.errors import UserError
 
 
@@ -84,7 +83,7 @@ def config_path(model: str) -> Path:
     Raises UserError for an unknown name, with the closest one and a list of all.
     """
     if model in MODELS:
-        return DEFAULT_CONFIG.parent / f"{MODELS[model].config}.py"
+        return command_line.CONFIGS / f"{MODELS[model].config}.py"
     if model.endswith(".py"):
         return Path(model)
     close = difflib.get_close_matches(model, MODELS, n=1)
@@ -96,14 +95,8 @@ def config_path(model: str) -> Path:
 
 def load_config(model: str) -> Config:
     """The config of a published model or of a config file, checked; raises UserError."""
-    path = config_path(model)
-    if model in MODELS and not path.is_file():
-        raise UserError(
-            f"--model {model}: its config, configs/{path.name}, comes with the repository, not "
-            "with the installed package: name a copy of it, as in --model FILE.py"
-        )
     try:
-        config = command_line.load_config(path)
+        config = command_line.load_config(config_path(model))
     except UserError as error:
         raise UserError(str(error).replace("--config", "--model", 1)) from error
     check(config)

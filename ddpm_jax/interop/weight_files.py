@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ddpm_jax.errors import RunError, UserError
+from ddpm_jax.errors import RunError, UserError, how_to_install
 from ddpm_jax.runtime.files import replacing
 
 Arrays = Iterable[tuple[str, np.ndarray]]
@@ -146,7 +146,4 @@ def require(package: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise UserError(
-            f"{package} is not installed: `pip install 'ddpm-jax[interop]'`, "
-            "or in a checkout `pip install -e '.[interop]'`"
-        ) from error
+        raise UserError(f"{package} is not installed: {how_to_install('interop')}") from error

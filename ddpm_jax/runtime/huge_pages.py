@@ -14,11 +14,16 @@ def restart_with_huge_pages() -> None:
     XLA allocates the scratch memory of a program, hundreds of MB, at each call, and the kernel
     fills it with zeros. In pages of 2 MB rather than 4 kB, a training step is 1.06 to 1.15 times as
     fast. glibc reads the setting only when a process starts. Does nothing in a process that was not
-    started by `python SCRIPT ...`, such as a notebook or a debugger.
+    started by `python SCRIPT ...` or `python -m ddpm_jax ...`, such as a notebook or a debugger.
     """
-    options = sys.orig_argv[1 : -len(sys.argv)]
+    border = len(sys.orig_argv) - len(sys.argv)
+    options, (program, *words) = sys.orig_argv[1:border], sys.orig_argv[border:]
+    by_name = options[-1:] == ["-m"] and program == "ddpm_jax"
+    if by_name:
+        options.pop()
     plain = all(option.startswith("-") and option != "-m" for option in options)
-    if plain and sys.orig_argv[-len(sys.argv) :] == sys.argv and (value := setting()):
+    same = words == sys.argv[1:] and (by_name or program == sys.argv[0])
+    if plain and same and (value := setting()):
         os.environ[VARIABLE] = value
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

@@ -36,7 +36,8 @@ def reporting_errors() -> Iterator[None]:
     except RunError as error:
         _end(1, f"stopped: {error}")
     except ModuleNotFoundError as error:
-        _end(2, f"error: {error.name} is not installed; run `pip install -e .`")
+        way = "`pip install ddpm-jax`, or `pip install -e .` in a checkout"
+        _end(2, f"error: {error.name} is not installed; run {way}")
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

@@ -47,6 +47,7 @@ def test_help_lists_every_field_with_its_meaning(capsys: pytest.CaptureFixture[s
         command_line.parse_train(["--help"])
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert end.value.code == 0
+    assert re.search(r"--config PATH [^-]*\(default: digits\)", shown)
     for section, kind in typing.get_type_hints(Config).items():
         for field in dataclasses.fields(kind):
             assert f"--{section}.{field.name.replace('_', '-')} " in shown
@@ -194,9 +195,23 @@ def test_a_first_word_is_the_run_folder_or_the_config(
     file = str(command_line.DEFAULT_CONFIG.parent / "s_curve.py")
     config, workdir, *_ = command_line.parse_train([file, "--train.seed", "3"])
     assert (config.data.name, config.train.seed, workdir) == ("s_curve", 3, Path("runs/s_curve"))
-    with pytest.raises(UserError, match=r"--config digit: no such file; did you mean .*digits\.py"):
-        train("digit")
     assert "Unrecognized options: run" in answer("--workdir other", capsys)
+
+
+def test_a_config_is_known_by_its_name_in_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    theirs = command_line.load_config(command_line.CONFIGS / "s_curve.py")
+    for written in ("s_curve", "--config s_curve", "s_curve.py", "configs/s_curve.py"):
+        config, workdir, *_ = command_line.parse_train(written.split())
+        assert (config, workdir) == (theirs, Path("runs/s_curve"))
+    Path("s_curve.py").write_text(command_line.DEFAULT_CONFIG.read_text())
+    assert train("s_curve.py").data.name == "digits"  # a file here comes first
+    with pytest.raises(UserError, match=r"^--config digist: .*; did you mean digits\? there are: "):
+        train("digist")
+    with pytest.raises(UserError, match="did you mean digits"):
+        train("elsewhere/digits.py")
 
 
 def test_an_existing_folder_is_a_folder_of_images(

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-import train
+from ddpm_jax.commands import train
 from ddpm_jax.config import Config, TrainConfig, resuming
 from ddpm_jax.errors import UserError
 from ddpm_jax.runs import folder

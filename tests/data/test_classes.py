@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import train
+from ddpm_jax.commands import train
 from ddpm_jax.config import Config, DataConfig, DiffusionConfig, ModelConfig
 from ddpm_jax.data import (
     Source,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import train
+from ddpm_jax.commands import train
 from ddpm_jax.config import DataConfig
 from ddpm_jax.data import load_source
 from ddpm_jax.data.folder_labels import label_images

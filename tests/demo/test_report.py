@@ -63,7 +63,7 @@ def test_a_page_has_the_curves_pictures_and_settings_of_its_run(runs, monkeypatc
     assert "6 of 6, finished" in page and "2, 4, 6" in page
     assert "data-steps='[2, 4, 6]'" in page and page.count("data:image/png;base64,") == 4
     assert re.search(r'<tr class="changed"><td><code>model.channels</code></td><td>8</td>', page)
-    assert f"python sample.py --workdir {runs[0]}" in page
+    assert f"python -m ddpm_jax sample --workdir {runs[0]}" in page
     assert "--config" in page and "--model.channels 8" in page
     assert "Skipped steps" not in page
 

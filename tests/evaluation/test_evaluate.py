@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import evaluate
+from ddpm_jax.commands import evaluate
 from ddpm_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

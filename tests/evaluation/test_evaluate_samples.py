@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import evaluate
+from ddpm_jax.commands import evaluate
 from ddpm_jax.config import ParallelConfig
 from ddpm_jax.evaluation.features import classifier_extractor, function_extractor
 from ddpm_jax.evaluation.frechet import frechet_distance

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import sample
+from ddpm_jax.commands import sample
 from ddpm_jax.config import ParallelConfig, serialization
 from ddpm_jax.evaluation import guidance_sweep
 from ddpm_jax.evaluation.features import classifier_extractor

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import sample
+from ddpm_jax.commands import sample
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import sampler_sweep
 from ddpm_jax.generation.run import Plan

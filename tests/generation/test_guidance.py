@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import sample
+from ddpm_jax.commands import sample
 from ddpm_jax.config import serialization
 from ddpm_jax.generation.chain import Chain
 from ddpm_jax.generation.guidance_options import read_classifier
@@ -233,7 +233,7 @@ def test_a_model_that_enlarges_is_guided_when_it_comes_first(draw):
 
 def test_any_log_probability_guides_any_run(draw, place, tmp_path, monkeypatch):
     """The example of the docs, as it is there, on a model by hand: samples of a brightness."""
-    page = Path(sample.__file__).parent / "docs" / "guidance.md"
+    page = Path(__file__).resolve().parents[2] / "docs" / "guidance.md"
     (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     assert code.count('"250"') == 1  # the chain of the run by hand has 12 steps
     shutil.copytree(place / "plain", tmp_path / "runs" / "digits_unconditional")

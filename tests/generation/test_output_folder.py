@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import sample
+from ddpm_jax.commands import sample
 from ddpm_jax.errors import UserError
 from ddpm_jax.generation import GenerationOptions, load_run, output_folder
 from ddpm_jax.generation.run import Plan

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import sample
+from ddpm_jax.commands import sample
 from ddpm_jax.config import ParallelConfig, serialization
 from ddpm_jax.errors import UserError
 from ddpm_jax.generation import load_run

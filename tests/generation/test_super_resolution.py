@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import sample
-import train
+from ddpm_jax.commands import sample, train
 from ddpm_jax.config import serialization
 from ddpm_jax.data import centre_crop, decode_image
 from ddpm_jax.runtime.script import run_script

@@ -271,13 +271,6 @@ def test_the_name_of_a_file_says_what_is_missing(file, pattern, place, capsys) -
     check_refused(*command(import_weights.main, [file, "--out", "run"], capsys), pattern)
 
 
-def test_a_package_without_configs_says_where_they_are(place, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(published, "DEFAULT_CONFIG", place / "configs" / "digits.py")
-    options = ["small.pt", "--model", "imagenet64", "--out", "run"]
-    pattern = "--model imagenet64: its config, configs/imagenet64_adm.py, comes with the repository"
-    check_refused(*command(import_weights.main, options, capsys), pattern)
-
-
 def test_a_run_is_not_overwritten(place, capsys) -> None:
     import_run(place / "small.pt", place / "run", capsys, "small.py")
     options = ["small.pt", "--model", "small.py", "--out", "run"]

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-import sample
-import train
+from ddpm_jax.commands import sample, train
 from ddpm_jax.config.serialization import read_config
 from ddpm_jax.interop.import_weights import main as import_weights
 from tests.interop.small import TINY, command, config_of, export_run, state_dict

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import train as script
+from ddpm_jax.commands import train as script
 from ddpm_jax.runs.checkpoints import Checkpoints
 from ddpm_jax.runs.checksums import CHECKSUMS
 from ddpm_jax.runtime.script import run_script

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-import sample
-import train
+from ddpm_jax.commands import sample, train
 from ddpm_jax.errors import UserError
 from ddpm_jax.runs.lock import LOCK, locked
 from ddpm_jax.runtime.script import run_script

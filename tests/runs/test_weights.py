@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-import sample
+from ddpm_jax.commands import sample
 from ddpm_jax.config import Config, ParallelConfig, TrainConfig, serialization
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import Params, build_network

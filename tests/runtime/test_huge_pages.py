@@ -107,9 +107,10 @@ def test_after_the_restart_memory_lies_in_huge_pages(start):
 
 
 @needs_choice
-def test_train_restarts_before_the_imports_that_take_seconds(monkeypatch):
+@pytest.mark.parametrize("form", ["train.py", "-m ddpm_jax train"])
+def test_train_restarts_before_the_imports_that_take_seconds(form, monkeypatch):
     monkeypatch.delenv(huge_pages.VARIABLE, raising=False)
-    command = [sys.executable, "-Ximporttime", "train.py", "--config", "none.py"]
+    command = [sys.executable, "-Ximporttime", *form.split(), "--config", "none.py"]
     found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode == 2
     imported = [line.rpartition("|")[2].strip() for line in found.stderr.splitlines()]

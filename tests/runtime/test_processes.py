@@ -16,9 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import evaluate
-import sample
-import train
+from ddpm_jax.commands import evaluate, sample, train
 from ddpm_jax.errors import UserError
 from ddpm_jax.generation.output_folder import UNFINISHED
 from ddpm_jax.runtime import processes

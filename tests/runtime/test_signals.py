@@ -12,9 +12,7 @@ from unittest import mock
 
 import pytest
 
-import evaluate
-import sample
-import train
+from ddpm_jax.commands import evaluate, sample, train
 from ddpm_jax.evaluation import bits_per_dimension, guidance_sweep
 from ddpm_jax.generation import run as generation_run
 from ddpm_jax.generation import sample_batch

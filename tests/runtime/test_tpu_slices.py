@@ -9,8 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-import sample
-import train
+from ddpm_jax.commands import sample, train
 from ddpm_jax.config import ParallelConfig
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.devices import replicated

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import train
+from ddpm_jax.commands import train
 from ddpm_jax.config import command_line
 from ddpm_jax.models import build_network, count_parameters
 from ddpm_jax.runtime import devices

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import train
+from ddpm_jax.commands import train
 from ddpm_jax.generation import load_run
 from ddpm_jax.generation.generator import Generator
 from ddpm_jax.runs.saved_steps import saved_steps

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import train
 from ddpm_jax import data
+from ddpm_jax.commands import train
 from ddpm_jax.config import DataConfig
 from ddpm_jax.runtime.script import run_script
 

@@ -158,7 +158,8 @@ def test_training_on_a_tensorflow_data_set_never_imports_tensorflow(tmp_path):
     script = f"""
 import sys
 sys.argv = ["train.py", *{[*TINY, *options]!r}]
-import train, tensorflow_datasets
+import tensorflow_datasets
+from ddpm_jax.commands import train
 train.main()
 assert "tensorflow" not in sys.modules
 """

@@ -1,0 +1,215 @@
+"""Measures how good a trained run is, or any set of samples.
+
+    python evaluate.py --workdir runs/cifar10_iddpm --metrics bpd --split test --steps 250
+    python evaluate.py --workdir runs/cifar10 --metrics fid,is --sampler ddim --steps 100
+    python evaluate.py --samples runs/cifar10/drawn --reference tfds:cifar10 --metrics fid,precision
+
+Several runs (--workdir runs/a,runs/b), sets of samples or guidance scales make one table. Kill it
+whenever you like: the same command goes on where it stopped.
+"""
+
+import sys
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+
+from ddpm_jax import data
+from ddpm_jax.config import Config, DataConfig, ParallelConfig, command_line, data_shape
+from ddpm_jax.config.option_names import naming_options
+from ddpm_jax.data import check_num_classes
+from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation import sample_suite
+from ddpm_jax.evaluation.bits_per_dimension import Evaluation
+from ddpm_jax.evaluation.features import FeatureExtractor, choose_extractor
+from ddpm_jax.evaluation.images import of_data, shape_text
+from ddpm_jax.evaluation.metrics import Reference
+from ddpm_jax.evaluation.reference import RealImages, know, read_reference, save_statistics
+from ddpm_jax.evaluation.run_metrics import RunMetric, check_features, choose_metrics
+from ddpm_jax.evaluation.subjects import drawn_subjects, read_subjects
+from ddpm_jax.generation import GenerationOptions, load_run
+from ddpm_jax.runtime import devices, processes
+from ddpm_jax.runtime.script import start_logging
+
+LIMITS = {"num": (0, 31), "seed": (0, 32), "batch_size": (1, 31)}  # least value, and bits
+PAPER_NUM = 50_000  # samples, where --num does not say
+
+
+@dataclass(frozen=True)
+class Args:
+    workdir: str | None = None  # run folders, with commas between them
+    metrics: str = "bpd"  # bpd, fid, sfid, is, kid, precision, recall; frechet, kernel, accuracy
+    samples: str | None = None  # instead of runs: samples.npz files or folders, with commas
+    reference: str | None = None  # tfds:NAME[:SPLIT], folder:PATH or an npz; None: the run's data
+    features: str = "inception"  # inception, classifier:DIR or module:function
+    protocol: str = "adm"  # of Inception: adm, clean or pytorch_fid, how it resizes
+    inception: Path | None = None  # file of its weights; None: fetched on first use
+    save_statistics: Path | None = None  # where to write the reference's mean and covariance
+    num: int = 0  # samples to draw, 0: 50,000; or examples of bpd, from the first, 0: all
+    checkpoint: str = "best"  # step of the checkpoint, newest, or best, if any is known to be
+    ema: float | None = None  # rate of the averaged weights; 0: those being trained
+    labels: str = ""  # in turn: 3,7 or 0-4, class names, all (the default); or random
+    sampler: str | None = None  # ddpm, ddim, ...; None: the run's own; so for those below
+    steps: str | None = None  # length of the chain, as in sample.py; of bpd, None: all of it
+    spacing: str | None = None  # respaced, trailing, leading, log_snr or karras
+    eta: float | None = None  # DDIM's noise, 0 to 1
+    classifier: Path | None = None  # run folder of a classifier, whose gradient guides the samples
+    guidance_scale: str | None = None  # of that gradient, one or a list as 0,1,2.5; None: 1
+    cfg_scale: str | None = None  # of classifier-free guidance, as above; 1: the model itself
+    guidance_interval: str | None = None  # part of t/T that is guided, as 0.2,0.8; None: all of it
+    split: str | None = None  # of the data, as in --data.split; None: that of training
+    seed: int = 0  # of the noise
+    batch_size: int = 64  # examples at once
+    data_dir: str | None = None  # folder of prepared TFDS sets; None: that of training
+    out: Path | None = None  # folder for the results; None: one in WORKDIR/evaluation
+
+
+DRAWING = [field.name for field in fields(GenerationOptions) if hasattr(Args, field.name)]
+
+
+def main() -> None:
+    args = command_line.parse(Args, sys.argv[1:], description=__doc__)
+    start_logging()
+    with naming_options(Args):
+        of_runs, of_samples = choose_metrics(args.metrics)
+        check_options(args, of_runs, of_samples)
+        devices.use_every_core()
+        processes.join(vars(args))
+        extractor = find_extractor(args, of_samples) if of_samples else None
+        for metric in of_runs:
+            for workdir in listed(args.workdir):
+                print(metric.evaluate(run_evaluation(args, workdir)))
+        if extractor is not None:
+            measure_samples(args, of_samples, extractor)
+
+
+def check_options(args: Args, of_runs: list[RunMetric], of_samples: list[str]) -> None:
+    """Raises UserError for numbers out of range, and unless there is something to measure."""
+    for name, (least, bits) in LIMITS.items():
+        value = getattr(args, name)
+        if not least <= value < 2**bits:
+            raise UserError(f"{name}={value}: must be at least {least} and below 2^{bits}")
+    for name in ("workdir", "samples"):
+        if getattr(args, name) is not None and not listed(getattr(args, name)):
+            raise UserError(f"--{name} is empty; give a path")
+    if (args.workdir is None) == (args.samples is None):
+        raise UserError("give a run folder, as workdir=DIR, or samples=FILE, and not both")
+    if of_runs and args.workdir is None:
+        raise UserError("metrics=bpd is of a run: give workdir=DIR")
+    needs = sample_suite.needs_of(of_samples)
+    if args.samples is not None and args.reference is None and needs & set(Reference._fields):
+        raise UserError(
+            f"samples={args.samples} needs real images to compare with: reference=tfds:NAME, "
+            "folder:PATH or an npz"
+        )
+    defaults = Args()
+    for name in ("num", "steps", *DRAWING) if args.samples is not None else ():
+        if name != "batch_size" and getattr(args, name) != getattr(defaults, name):
+            raise UserError(f"{name}={getattr(args, name)}: the samples are given, not drawn")
+
+
+def find_extractor(args: Args, names: list[str]) -> FeatureExtractor:
+    """What sees the images; raises UserError if it cannot be had, or these metrics are not its."""
+    mesh = devices.make_mesh(ParallelConfig(), args.batch_size)
+    extractor = choose_extractor(args.features, args.protocol, args.inception, mesh)
+    check_features(names, extractor.is_inception)
+    return extractor
+
+
+def run_evaluation(args: Args, workdir: str) -> Evaluation:
+    """A run and the real images that its own metrics are of; raises UserError."""
+    run = load_run(workdir, args.checkpoint, args.ema)
+    settings = data_settings(run.config.data, args)
+    mesh = devices.make_mesh(ParallelConfig(), args.batch_size)
+    source = data.load_source(settings)
+    processes.assert_equal_across_processes({"examples": len(source)})
+    check_num_classes(replace(run.config, data=settings), source)
+    num = args.num or len(source)
+    if num > len(source):
+        raise UserError(f"num={num}: {settings.name} has {len(source)} examples in this split")
+    steps = args.steps or ""
+    return Evaluation(run, mesh, source, settings, num, args.batch_size, steps, args.seed, args.out)
+
+
+def measure_samples(args: Args, names: list[str], extractor: FeatureExtractor) -> None:
+    """Draws or reads samples, measures them, and prints and writes the table."""
+    given = read_subjects(listed(args.samples), args.out)
+    config = None if given else run_config(args)
+    shape = given[0].images.shape if config is None else data_shape(config)
+    if extractor.is_inception and shape[-1] == 1:
+        print("grey images are given to Inception as RGB, three times the same channel")
+    real = find_reference(args, names, shape, config)
+    if real and real.images and real.images.shape != shape:
+        print(
+            f"samples have {shape_text(shape)} pixels and real images "
+            f"{shape_text(real.images.shape)}; {extractor.name} takes both as they are"
+        )
+    known = know(real, extractor, sample_suite.needs_of(names)) if real else Reference()
+    if args.save_statistics is not None and real:
+        save = partial(save_statistics, known, extractor, args.save_statistics)
+        processes.on_main_process(save)
+    subjects = given or drawn_subjects(
+        listed(args.workdir), args.checkpoint, args.ema, generation_options(args)
+    )
+    rows = [sample_suite.measure_subject(each, known, extractor, names) for each in subjects]
+
+    results = sample_suite.describe(real, extractor, rows)
+    name = f"{'_'.join(names)}_{sample_suite.settings_digest(results)}"
+    out = args.out or subjects[0].folder.parent / name
+    processes.on_main_process(lambda: sample_suite.write(out, results, rows))
+    for line in sample_suite.warnings_of(rows, len(known.pool.mean)):
+        print(line)
+    print(f"{sample_suite.heading(results)}\n{sample_suite.table(rows)}\n{out / 'metrics.json'}")
+
+
+def generation_options(args: Args) -> GenerationOptions:
+    """How samples are drawn; raises UserError for numbers out of range."""
+    given = {name: getattr(args, name) for name in DRAWING}
+    return GenerationOptions(**given | {"num": args.num or PAPER_NUM})
+
+
+def run_config(args: Args) -> Config:
+    """The config of the first run; raises UserError if the data of the others are not its."""
+    configs = [load_run(workdir).config for workdir in listed(args.workdir)]
+    for workdir, config in zip(listed(args.workdir), configs, strict=True):
+        if args.reference is None and replace(config.data, dir="") != replace(
+            configs[0].data, dir=""
+        ):
+            raise UserError(
+                f"workdir={args.workdir}: {workdir} was trained on other data than the first run; "
+                "say which to compare with, as in reference=tfds:cifar10"
+            )
+    return configs[0]
+
+
+def find_reference(
+    args: Args, names: list[str], shape: tuple[int, ...], config: Config | None
+) -> RealImages | None:
+    """Real images, for metrics that compare with them, by default those of a run's `config`.
+
+    Raises UserError.
+    """
+    if not sample_suite.needs_of(names) & set(Reference._fields):
+        return None
+    if args.reference is not None:
+        height, width, channels = shape
+        like = DataConfig(dir=args.data_dir or "")
+        return read_reference(args.reference, like, (height, width, channels))
+    assert config is not None  # samples in files come with a reference: `check_options`
+    images = of_data(data_settings(config.data, args))
+    return RealImages(images.name, images, {})
+
+
+def data_settings(settings: DataConfig, args: Args) -> DataConfig:
+    """Those of training, with the split and the folder that are asked for."""
+    if args.split is not None:
+        if not settings.name.startswith("tfds:"):
+            raise UserError(f"split={args.split}: {settings.name} has no splits; leave it out")
+        settings = replace(settings, split=args.split, held_out="")
+    if args.data_dir is not None:
+        settings = replace(settings, dir=args.data_dir)
+    return settings
+
+
+def listed(text: str | None) -> list[str]:
+    """Paths with commas between them."""
+    return [path for path in (text or "").split(",") if path]

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from ddpm_jax import data
 from ddpm_jax.config import Config, build_diffusion, command_line, serialization
 from ddpm_jax.models import build_network, count_parameters
+from ddpm_jax.runs import trackers
 from ddpm_jax.runs.checkpoints import Checkpoints
 from ddpm_jax.runs.folder import run_folder
 from ddpm_jax.runtime import devices, processes, tpu_slices
@@ -32,6 +33,7 @@ from ddpm_jax.training.throughput import make_rates
 def main() -> None:
     config, workdir, dry_run, tpu = command_line.parse_train(sys.argv[1:])
     start_logging()
+    trackers.check_installed(config)
 
     # Mesh
     train = config.train

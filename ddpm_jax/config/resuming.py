@@ -15,6 +15,7 @@ MAY_CHANGE = frozenset(
         "train.keep_checkpoints",
         "train.sample_every_steps",
         "train.log_every_steps",
+        "train.wandb_project",
         "train.validate_every_steps",
         "train.max_skipped_steps",
         "train.stop_on_failed_save",

@@ -138,6 +138,7 @@ class TrainConfig:
     keep_checkpoints: Positive = 3  # newest ones kept
     sample_every_steps: Count = 1000  # a grid from the averaged weights; 0: none
     log_every_steps: Count = 100  # 0: none
+    wandb_project: str = ""  # of Weights & Biases, which then shows the log too; empty: none
     validate_every_steps: Count = 1000  # on data.held_out, if that is given; 0: never
     early_stop_validations: Count = 0  # stop after so many in a row with no lower loss; 0: never
     max_skipped_steps: Count = 20  # non-finite steps in a row before the run stops; 0: never

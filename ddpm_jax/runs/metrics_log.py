@@ -1,23 +1,23 @@
-"""The log of a run: metrics.jsonl, and the same numbers for TensorBoard."""
+"""The log of a run: metrics.jsonl, and the same numbers for trackers such as TensorBoard."""
 
 import json
 import math
 import os
-import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ddpm_jax.config import Config
+from ddpm_jax.runs.trackers import Tracker, open_trackers
 from ddpm_jax.runtime import processes
 from ddpm_jax.runtime.files import replacing
 
 
 class MetricsLog(AbstractContextManager["MetricsLog"]):
-    """Appends to `workdir`/metrics.jsonl and `workdir`/tensorboard; a context manager.
+    """Appends to `workdir`/metrics.jsonl, and to the trackers of `config`; a context manager.
 
     Opening the log drops the records of steps after `start_step`, the step that a run resumes from,
     so that each step is there once. `earlier` holds the records that are left. Every line reaches
@@ -25,35 +25,23 @@ class MetricsLog(AbstractContextManager["MetricsLog"]):
     several processes only the first writes, and all have `earlier`.
     """
 
-    def __init__(self, workdir: str | Path, start_step: int) -> None:
-        with without_torch():
-            # tensorboardX's SummaryWriter writes from a thread. If that dies, as on a full disk,
-            # its bounded queue fills up and training hangs instead of failing.
-            from tensorboardX.event_file_writer import EventsWriter
-            from tensorboardX.proto.event_pb2 import SessionLog
-
+    def __init__(self, workdir: str | Path, start_step: int, config: Config | None = None) -> None:
         workdir = Path(workdir)
         self.earlier = processes.on_main_process(
             lambda: _rewind(workdir / "metrics.jsonl", start_step)
         )
-        self._file = self._board = None
+        self._file, self._trackers = None, list[Tracker]()
         if not processes.is_main_process():
             return
-        board = workdir / "tensorboard"
-        board.mkdir(parents=True, exist_ok=True)
+        workdir.mkdir(parents=True, exist_ok=True)
         self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
-        # The name holds the time in seconds only, and a file of the same name is overwritten.
-        self._board = EventsWriter(str(board / "events"), f".{start_step}")
-        # TensorBoard forgets everything at or after the step of a START event.
-        self._write_board(start_step + 1, session_log=SessionLog(status=SessionLog.START))
+        self._trackers = open_trackers(workdir, start_step, config)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Logs numbers of one step; those that are not finite become null in metrics.jsonl."""
-        from tensorboardX.proto.summary_pb2 import Summary
-
         self._write_line({"step": step, **values})
-        tags = [Summary.Value(tag=tag, simple_value=float(v)) for tag, v in values.items()]
-        self._write_board(step, summary=Summary(value=tags))
+        for tracker in self._trackers:
+            tracker.scalars(step, values)
 
     def event(self, name: str, **fields: Any) -> None:
         """Logs {"event": name, ...}, in metrics.jsonl only. `fields` must fit into JSON.
@@ -63,16 +51,15 @@ class MetricsLog(AbstractContextManager["MetricsLog"]):
         self._write_line({"event": name, **fields})
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """Shows a picture, uint8 [H, W, C] with C 1, 3 or 4, in TensorBoard."""
-        from tensorboardX import summary
-
-        self._write_board(step, summary=summary.image(name, image, dataformats="HWC"))
+        """Shows a picture, uint8 [H, W, C] with C 1, 3 or 4, in the trackers."""
+        for tracker in self._trackers:
+            tracker.image(step, name, image)
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-        if self._board is not None:
-            self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -80,14 +67,6 @@ class MetricsLog(AbstractContextManager["MetricsLog"]):
     def _write_line(self, record: dict[str, Any]) -> None:
         if self._file is not None:
             self._file.write(json.dumps(_jsonable(record), allow_nan=False) + "\n")
-
-    def _write_board(self, step: int, **content: Any) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-
-        if self._board is None:
-            return
-        self._board.write_event(Event(wall_time=time.time(), step=step, **content))
-        self._board.flush()
 
 
 def read_records(path: str | Path) -> list[dict[str, Any]]:
@@ -132,16 +111,3 @@ def _jsonable(value: Any) -> Any:
     if hasattr(value, "tolist"):  # NumPy and JAX, scalars too
         return _jsonable(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextmanager
-def without_torch() -> Iterator[None]:
-    """Hides torch, if nothing has imported it yet; tensorboardX imports it in vain, for seconds."""
-    hidden = "torch" not in sys.modules
-    if hidden:
-        sys.modules["torch"] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if hidden:
-            del sys.modules["torch"]

@@ -49,7 +49,7 @@ def train_loop(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
     """
     config, first = run.config.train, int(state.step)
     with (
-        MetricsLog(run.workdir, first) as log,
+        MetricsLog(run.workdir, first, run.config) as log,
         _batches(run, first) as batches,
         progress(config.steps, first, "step", run.workdir.name) as bar,
     ):

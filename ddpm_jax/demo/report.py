@@ -1,9 +1,9 @@
-"""A page about one run or several: settings, curves, samples by step, skipped steps, commands.
+"""A page about one run or several: curves, samples, settings, starts and stops, commands.
 
     python -m ddpm_jax.demo.report runs/digits runs/other --out report.html
 
 It is one HTML file that needs no network. Without --out it is `report.html` in the first run's
-folder.
+folder, where training leaves it at its end.
 """
 
 import base64
@@ -19,12 +19,14 @@ from typing import Any, NamedTuple
 
 from ddpm_jax.config import Config, command_line, serialization
 from ddpm_jax.errors import UserError
+from ddpm_jax.runs import history
 from ddpm_jax.runs.metrics_log import read_records
 from ddpm_jax.runs.saved_steps import saved_steps
 from ddpm_jax.runtime.files import expanded, replacing
 from ddpm_jax.runtime.script import run_script, start_logging
 
 COLOURS = "#1d6f8a", "#d1495b", "#e9a13b", "#3a9e7e", "#6d5ba6", "#7a7a7a"
+REPORT = "report.html"  # in the run folder
 MAX_GRIDS = 12  # of a run, evenly spread over its steps
 MAX_POINTS = 1000  # of a curve
 # What is no curve: the step, and what training measures once.
@@ -48,6 +50,7 @@ class ReportedRun(NamedTuple):
     curves: dict[str, list[list[float]]]  # [step, value] by name
     summary: dict[str, str]
     grids: Sequence[dict[str, Any]]  # each with its `step` and its `source`, a data URL
+    starts: Sequence[history.Start]
     commands: Sequence[str]
 
 
@@ -58,12 +61,16 @@ def main() -> None:
         words = [words[0], "--others", *words[1:count], *words[count:]]
     args = command_line.parse(Args, words, description=__doc__)
     start_logging()
-    out = write_report([args.workdir, *args.others], args.out)
+    out = expanded(args.out) if args.out else expanded(args.workdir) / REPORT
+    try:
+        write_report([args.workdir, *args.others], out)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written: {error.strerror}") from error
     print(out)
 
 
-def write_report(workdirs: Sequence[Path], out: Path | None = None) -> Path:
-    """Writes the page, and returns its path. Raises UserError."""
+def write_report(workdirs: Sequence[Path], out: Path) -> None:
+    """Writes the page. Raises UserError if a folder is no run, and OSError."""
     from jinja2 import Environment  # here, as training may write none
 
     names = _short_names([expanded(workdir).resolve() for workdir in workdirs])
@@ -73,12 +80,15 @@ def write_report(workdirs: Sequence[Path], out: Path | None = None) -> Path:
     ]
     curves = list(dict.fromkeys(key for run in runs for key in run.curves))
     template = resources.files("ddpm_jax.demo").joinpath("report.html.jinja").read_text()
-    page = Environment(autoescape=True, trim_blocks=True).from_string(template)
+    environment = Environment(autoescape=True, trim_blocks=True)
+    environment.filters["duration"] = duration
+    page = environment.from_string(template)
     text = page.render(
         title=" and ".join(names) if len(names) < 4 else f"{len(names)} runs",
         written=time.strftime("%Y-%m-%d %H:%M"),
         runs=runs,
         summary_labels=list(runs[0].summary),
+        machines=list(machine_rows([run.starts for run in runs])),
         curves=curves,
         skipped=[
             {"run": run.name, "step": record["step"], "count": record.get("count", "")}
@@ -89,13 +99,8 @@ def write_report(workdirs: Sequence[Path], out: Path | None = None) -> Path:
         settings=list(settings_rows([run.config for run in runs])),
         data=[{"name": run.name, "colour": run.colour, "curves": run.curves} for run in runs],
     )
-    path = expanded(out) if out else expanded(workdirs[0]) / "report.html"
-    try:
-        with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--out {path} cannot be written: {error.strerror}") from error
-    return path
+    with replacing(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_run(workdir: Path, name: str, colour: str) -> ReportedRun:
@@ -114,6 +119,7 @@ def read_run(workdir: Path, name: str, colour: str) -> ReportedRun:
         curves_of(records),
         summary_of(config, records, saved_steps(workdir / "checkpoints")),
         grids_of(workdir / "samples"),
+        history.read_history(workdir),
         commands,
     )
 
@@ -195,6 +201,21 @@ def settings_rows(configs: Sequence[Config]) -> Iterator[dict[str, Any]]:
         compared = values if len(values) > 1 else [values[0], default[name]]
         changed = any(value != compared[0] for value in compared)
         yield {"name": name, "settings": list(map(str, values)), "changed": changed}
+
+
+def machine_rows(starts: Sequence[Sequence[history.Start]]) -> Iterator[dict[str, Any]]:
+    """What each run last ran on: a `name`, and its `values`, empty where none was recorded."""
+    last = [of[-1].machine | of[-1].versions if of else {} for of in starts]
+    for name in dict.fromkeys(name for each in last for name in each):
+        yield {"name": name, "values": [each.get(name, "") for each in last]}
+
+
+def duration(seconds: float | None) -> str:
+    """As h:mm:ss; empty for None."""
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:

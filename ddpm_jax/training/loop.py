@@ -13,8 +13,10 @@ from jax.sharding import Mesh
 
 from ddpm_jax.config import Config, TrainConfig, serialization, traced_steps
 from ddpm_jax.data import Batches, Source, train_batches
+from ddpm_jax.demo.report import REPORT, write_report
 from ddpm_jax.runs.checkpoints import Checkpoints
 from ddpm_jax.runs.digest import sha256
+from ddpm_jax.runs.history import recorded
 from ddpm_jax.runs.metrics_log import MetricsLog, read_records
 from ddpm_jax.runtime import devices, processes, signals
 from ddpm_jax.runtime.progress import Progress, progress
@@ -43,6 +45,8 @@ class Run(NamedTuple):
 def train_loop(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
     """Trains from `state` to the last step, or until the held-out loss stops falling.
 
+    At its end it writes the report of the run.
+
     Raises:
       RunError: too many steps in a row were not finite, or a checkpoint could not be written.
       signals.Interrupted: a signal came; the steps until then are saved.
@@ -55,11 +59,16 @@ def train_loop(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
     ):
         report = make_report(log, run.source, run.config)
         window = MetricWindow(config, time.monotonic, report, run.rates)
-        loop = _Loop(run, checkpoints, log, window, bar, state)
-        with signals.deferred(loop.save_at_stop):
+        loop = _Loop(run, checkpoints, log, window, bar, state, first)
+        with (
+            recorded(run.workdir, first, lambda: loop.step),
+            signals.deferred(loop.save_at_stop),
+        ):
             loop.train(batches)
             checkpoints.wait()
             finish(log, run.workdir, loop.state, run.source)
+    if processes.is_main_process():
+        write_report([run.workdir], run.workdir / REPORT)
 
 
 def _batches(run: Run, first: int) -> Batches:
@@ -77,7 +86,7 @@ def _batches(run: Run, first: int) -> Batches:
 
 @dataclass
 class _Loop:
-    """A run while it trains. The last two fields change with each step."""
+    """A run while it trains. The last three fields change with each step."""
 
     run: Run
     checkpoints: Checkpoints
@@ -85,6 +94,7 @@ class _Loop:
     window: MetricWindow
     bar: Progress
     state: TrainState
+    step: int  # that of `state`, without a wait for the device
     best_score: float | None = None  # this step's score, if it is the lowest so far
 
     def train(self, batches: Batches) -> None:
@@ -136,6 +146,7 @@ class _Loop:
         """One training step."""
         batch = devices.shard_local_batch(self.window.take(batches), self.run.mesh)
         self.state, metrics = self.run.train_step(self.state, batch)
+        self.step += 1
         self.window.add(metrics)
 
     def log_window(self, step: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ddpm_jax.demo import report
+from ddpm_jax.runs.history import FILE, read_history
 from ddpm_jax.runtime.script import run_script
 
 
@@ -39,9 +40,14 @@ def runs(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         (first / "samples" / f"step_{step:08d}.png").write_bytes(picture)
     config = second / "config.json"
     config.write_text(re.sub(r'"learning_rate": [^,]*', '"learning_rate": 0.5', config.read_text()))
+    (second / FILE).unlink()  # as in the folder of an older run
     with (second / "metrics.jsonl").open("a") as log:
         log.write('{"event": "skipped", "step": 5, "count": 3}\n{"step": 6, "loss": null}\n{"torn')
     return first, second
+
+
+def test_training_leaves_the_page_at_its_end(tiny_run):
+    assert "6 of 6, finished" in (tiny_run / "report.html").read_text()
 
 
 def page_of(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> tuple[str, list[dict]]:
@@ -65,6 +71,11 @@ def test_a_page_has_the_curves_pictures_and_settings_of_its_run(runs, monkeypatc
     assert re.search(r'<tr class="changed"><td><code>model.channels</code></td><td>8</td>', page)
     assert f"python -m ddpm_jax sample --workdir {runs[0]}" in page
     assert "--config" in page and "--model.channels 8" in page
+    (start,) = read_history(runs[0])
+    starts = page.split("Starts and stops")[1]
+    assert (start.first, start.last, start.end) == (0, 6, "finished")
+    assert f"{start.began}</td>" in starts and start.versions["jax"] in starts
+    assert "<td>2 x cpu</td><td>finished</td>" in starts
     assert "Skipped steps" not in page
 
 
@@ -84,6 +95,7 @@ def test_runs_are_compared_by_what_differs(runs, tmp_path, monkeypatch):
     )
     assert [name for name, _ in rows] == ["train.learning_rate"]
     assert rows[0][1].endswith("<td>0.5</td>")
+    assert page.count("<td>finished</td>") == 1  # nothing is known of the second's start
     skipped = page.split("Skipped steps")[1]
     assert re.search(r'&lt;second&gt;</td><td class="number">5</td><td class="number">3<', skipped)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from ddpm_jax.runs.history import read_history
 from tests.tiny_tfds import write_tfds
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,6 +130,9 @@ def test_a_run_killed_at_any_moment_ends_as_if_undisturbed(undisturbed, tmp_path
     assert [record["step"] for record in steps] == list(range(5, 61, 5))
     for ours, theirs in zip(steps, records(undisturbed), strict=False):
         assert untimed(ours) == untimed(theirs)
+    *killed, last = read_history(workdir)
+    assert last.end == "finished" and last.last == 60
+    assert killed and all(start.last is None for start in killed)
 
 
 def test_a_finished_run_stays_as_it_is(undisturbed):

@@ -1,7 +1,7 @@
 """What a run does every N steps besides logging and saving: one evaluator each.
 
 An evaluator is a row of a table: its interval, what it does, and when a resumed run must do it
-again. One more takes a function here that builds it and an entry in the list in train.py.
+again. One more takes a function here that builds it and an entry in the list in commands/train.py.
 """
 
 import shutil

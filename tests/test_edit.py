@@ -1,11 +1,13 @@
 """Images edited by a run: what is kept, on any devices, stopped, guided; edit.py's answers."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ddpm_jax.commands import edit
@@ -15,6 +17,7 @@ from ddpm_jax.generation.editing import Editor
 from ddpm_jax.generation.generator import Generator
 from ddpm_jax.generation.reconstruction import psnr, ssim
 from ddpm_jax.sampling.loop import Resampling
+from tests import lpips_by_torch
 from tests.run_folders import make_run, tiny
 from tests.test_bad_input import call, check_one_line
 
@@ -182,6 +185,55 @@ def test_psnr_and_ssim_are_those_of_their_definitions():
     np.testing.assert_allclose(ssim(flat, other), want)
     noise = np.random.default_rng(1).integers(0, 256, (1, 16, 16, 1)).astype(np.uint8)
     assert ssim(noise, 255 - noise) < 0
+
+
+@pytest.fixture(scope="module")
+def lpips_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Random weights of LPIPS, by the variables that name them."""
+    folder = tmp_path_factory.mktemp("lpips")
+    names = {"DDPM_JAX_ALEXNET": folder / "alexnet.pth", "DDPM_JAX_LPIPS": folder / "alex.pth"}
+    for path, weights in zip(names.values(), lpips_by_torch.random_weights(), strict=True):
+        torch.save(weights, path)
+    return names
+
+
+def test_an_inversion_reports_lpips_where_its_weights_are_at_hand(
+    lpips_files, tmp_path, monkeypatch, capsys
+):
+    make_run(tmp_path / "run", tiny(image_size=32, channels=3, num_classes=0), spread=0.1)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    np.savez(tmp_path / "samples.npz", images)
+    line = f"invert --workdir {tmp_path}/run --images {tmp_path}/samples.npz --steps 4,6 --out "
+    for name, path in lpips_files.items():
+        monkeypatch.setenv(name, str(path))
+    monkeypatch.setattr("sys.argv", ["edit.py", *f"{line}{tmp_path}/out".split()])
+    edit.main()
+    titles, *rows = capsys.readouterr().out.splitlines()[:3]
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert titles.split() == ["steps", "PSNR", "dB", "least", "SSIM", "LPIPS"]
+    for steps, row in zip(("4", "6"), rows, strict=True):
+        with np.load(tmp_path / f"out/steps_{steps}/edited.npz") as file:
+            drawn, found = file["reconstruction"], file["lpips"]
+        pair = [torch.tensor(each / 127.5 - 1).movedim(-1, 1) for each in (images, drawn)]
+        want = lpips_by_torch.distance(*lpips_by_torch.random_weights(), *pair).numpy()
+        np.testing.assert_allclose(found, want, rtol=0.02)  # of the drawn one before rounding
+        np.testing.assert_allclose(metrics[steps]["lpips"], found, rtol=1e-6)
+        assert float(row.split()[-1]) == pytest.approx(found.mean(), abs=1e-6)
+
+    Path(tmp_path / "page.pth").write_text("<html>Not Found</html>")
+    monkeypatch.setenv("DDPM_JAX_ALEXNET", str(tmp_path / "page.pth"))
+    found = call(edit.main, f"{line}{tmp_path}/other", monkeypatch, capsys)
+    check_one_line(*found, "page.pth is damaged, or no file of PyTorch weights")
+    assert not (tmp_path / "other").exists()
+
+
+def test_an_inversion_of_small_images_says_why_lpips_is_left_out(
+    lpips_files, place, tmp_path, monkeypatch, caplog
+):
+    for name, path in lpips_files.items():
+        monkeypatch.setenv(name, str(path))
+    assert list(edit.measures_of(load_run(place / "run"))) == ["psnr", "ssim"]
+    assert caplog.messages == ["LPIPS is left out: AlexNet needs images of 31 pixels a side, not 4"]
 
 
 COMMANDS = {

@@ -14,9 +14,11 @@ trained without labels too needs none. Kill a command whenever you like: it goes
 
 import contextlib
 import json
+import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +34,9 @@ from ddpm_jax.generation.edited_batch import EditedBatch
 from ddpm_jax.generation.editing import METHODS, by_ancestral_sampling, by_ddim
 from ddpm_jax.generation.film import PANEL_PIXELS, film_frames, save_film
 from ddpm_jax.generation.options import as_floats
+from ddpm_jax.generation.reconstruction import MEASURES, Measure, by_lpips
+from ddpm_jax.interop.lpips_weights import find_lpips, read_lpips
+from ddpm_jax.models.lpips import MIN_SIZE
 from ddpm_jax.runs.partial_results import create_results_folder
 from ddpm_jax.runtime import devices
 from ddpm_jax.runtime.files import replacing
@@ -41,6 +46,8 @@ from ddpm_jax.visualization.grids import grid
 
 NUM_FILMED = 16
 INVERSIONS = "50", "100", "250"  # lengths of the chain
+
+logger = logging.getLogger("ddpm_jax")
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,7 @@ class OfImages(Common):
 
 @dataclass(frozen=True)
 class Invert(OfImages):
-    """Image -> noise by DDIM's chain inverted, and drawn again from there."""
+    """Image -> noise by DDIM's chain inverted, and back: PSNR, SSIM, LPIPS (docs/editing.md)."""
 
     corrections: int = 1  # evaluations a step besides the first, each of which makes it more exact
     source: Annotated[Path | None, tyro.conf.arg(name="from")] = None  # edited.npz, to draw from
@@ -135,22 +142,37 @@ class Film(OfImages):
 def invert(run: Run, args: Invert, out: Path) -> list[Path]:
     if args.source is not None:
         return draw_again(run, args, args.source, out)
-    metrics, folders = {}, []
-    print(f"{'steps':>8} {'PSNR dB':>8} {'least':>6} {'SSIM':>6}")
+    metrics, folders, measures = {}, [], measures_of(run)
+    header = f"{'steps':>8} {'PSNR dB':>8} {'least':>6} {'SSIM':>6}"
+    print(header + f" {'LPIPS':>8}" * ("lpips" in measures))
     total = run.config.diffusion.timesteps
     default = [steps for steps in INVERSIONS if int(steps) <= total] or [str(total)]
     for steps in dict.fromkeys(args.steps.split(",") if args.steps else default):
         options = by_ddim(replace(args.options, steps=steps), total)
         editor, images = run.editor(args.read(), options, out / output_folder.UNFINISHED)
-        edited = editor.invert(images, args.corrections)
-        psnr, ssim = edited.arrays["psnr"], edited.arrays["ssim"]
-        print(f"{steps:>8} {psnr.mean():8.2f} {psnr.min():6.2f} {ssim.mean():6.4f}")
-        metrics[steps] = {"psnr": psnr.tolist(), "ssim": ssim.tolist()}
+        edited = editor.invert(images, args.corrections, measures)
+        found = {name: edited.arrays[name] for name in measures}
+        psnr, ssim, *lpips = found.values()
+        row = f"{steps:>8} {psnr.mean():8.2f} {psnr.min():6.2f} {ssim.mean():6.4f}"
+        print(row + "".join(f" {each.mean():8.6f}" for each in lpips))
+        metrics[steps] = {name: values.tolist() for name, values in found.items()}
         folders.append(out / f"steps_{steps}")
         edited.save(folders[-1])
     with replacing(out / "metrics.json") as temporary:
         temporary.write_text(json.dumps(metrics, indent=2) + "\n")
     return [folder / "grid.png" for folder in folders]
+
+
+def measures_of(run: Run) -> Mapping[str, Measure]:
+    """PSNR and SSIM, and LPIPS if its weights are at hand."""
+    if (files := find_lpips()) is None:
+        return MEASURES
+    if (side := run.config.data.image_size) < MIN_SIZE:
+        logger.warning(
+            "LPIPS is left out: AlexNet needs images of %d pixels a side, not %d", MIN_SIZE, side
+        )
+        return MEASURES
+    return {**MEASURES, "lpips": partial(by_lpips, read_lpips(files))}
 
 
 def draw_again(run: Run, args: Invert, source: Path, out: Path) -> list[Path]:

@@ -4,7 +4,7 @@ An `Editor` is a model with its weights and guidance, and labels for the images.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.generation.edited_batch import EditedBatch
 from ddpm_jax.generation.generator import Generator, Inpainting, Start
 from ddpm_jax.generation.options import GenerationOptions
-from ddpm_jax.generation.reconstruction import psnr, ssim
+from ddpm_jax.generation.reconstruction import MEASURES, Measure
 from ddpm_jax.generation.sample_batch import SampleBatch, Scales
 from ddpm_jax.models import Params
 from ddpm_jax.runtime import signals
@@ -104,8 +104,13 @@ class Editor:
                 corrections,
             )
 
-    def invert(self, images: np.ndarray, corrections: int = 1) -> EditedBatch:
-        """Images -> noise -> images; `arrays` has noise, psnr and ssim of each image.
+    def invert(
+        self,
+        images: np.ndarray,
+        corrections: int = 1,
+        measures: Mapping[str, Measure] = MEASURES,
+    ) -> EditedBatch:
+        """Images -> noise -> images; `arrays` has the noise and the measures of each image.
 
         These are of the reconstruction before it is rounded to whole pixel values.
         """
@@ -121,8 +126,7 @@ class Editor:
                 "x_T": noise,
                 "labels": self.labels,
                 "steps": np.array(self.generator.chain_length),
-                "psnr": psnr(images, exact),
-                "ssim": ssim(images, exact),
+                **{name: measure(images, exact) for name, measure in measures.items()},
             },
         )
 

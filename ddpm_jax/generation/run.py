@@ -10,7 +10,7 @@ Weights are loaded once for each run, and programs compiled once for each settin
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +34,7 @@ from ddpm_jax.generation.guidance_options import (
 )
 from ddpm_jax.generation.labels import class_names
 from ddpm_jax.generation.options import GenerationOptions, Labels, LowRes, Numbers, as_text
+from ddpm_jax.generation.reconstruction import MEASURES, Measure
 from ddpm_jax.generation.sample_batch import UNGUIDED, SampleBatch
 from ddpm_jax.generation.sample_settings import sample_settings
 from ddpm_jax.models import Network, build_network
@@ -219,11 +220,15 @@ class Run:
         return editor, found
 
     def invert(
-        self, images: Images, options: GenerationOptions = DEFAULT_OPTIONS, corrections: int = 1
+        self,
+        images: Images,
+        options: GenerationOptions = DEFAULT_OPTIONS,
+        corrections: int = 1,
+        measures: Mapping[str, Measure] = MEASURES,
     ) -> EditedBatch:
         """Images as noise, and drawn again from it; see `editor` and `Editor.invert`."""
         editor, found = self.editor(images, by_ddim(options, self.config.diffusion.timesteps))
-        return editor.invert(found, corrections)
+        return editor.invert(found, corrections, measures)
 
     def interpolate(
         self,

@@ -1,8 +1,8 @@
-"""Our numbers beside those of pytorch-fid, torch-fidelity and clean-fid, run here and now.
+"""Our numbers beside those of pytorch-fid, torch-fidelity, clean-fid and lpips, run here and now.
 
     pip install -e '.[test,peers]' && pytest -m slow tests/evaluation/test_peers.py
 
-All have the same weights, made by a formula, and the same images; nothing is fetched.
+All have the same weights, random but for lpips' own, and the same images; nothing is fetched.
 """
 
 import importlib
@@ -21,6 +21,8 @@ from ddpm_jax.evaluation import images
 from ddpm_jax.evaluation.features import FeatureExtractor, Features, inception_extractor
 from ddpm_jax.evaluation.metrics import Reference, Samples, kernel_distance, measure
 from ddpm_jax.evaluation.statistics import fit
+from ddpm_jax.generation.reconstruction import by_lpips
+from ddpm_jax.interop.lpips_weights import LINEAR, find_lpips, read_lpips
 from ddpm_jax.runtime.devices import make_mesh
 from tests.parity.inception_weights import state_dict
 
@@ -164,3 +166,22 @@ def test_every_metric_is_that_of_torch_fidelity(place, ours, monkeypatch):
     assert found["kid"] == pytest.approx(mean, rel=1e-3, abs=1e-6 * float(kernel.max()))
     assert found["precision"] == pytest.approx(theirs["precision"])
     assert found["recall"] == pytest.approx(theirs["recall"])
+
+
+def test_lpips_is_that_of_the_package_by_its_own_layers(place, tmp_path, monkeypatch):
+    peer = import_peer("lpips")
+    torch.manual_seed(0)
+    alexnet = importlib.import_module("torchvision.models").alexnet()
+    torch.save(alexnet.state_dict(), tmp_path / "alexnet.pth")
+    monkeypatch.setattr(peer.pn.tv, "alexnet", lambda pretrained: alexnet)
+    monkeypatch.setenv("DDPM_JAX_ALEXNET", str(tmp_path / "alexnet.pth"))
+    monkeypatch.delenv(LINEAR.variable, raising=False)
+    monkeypatch.setenv("DDPM_JAX_CACHE", str(tmp_path))
+    files = find_lpips()
+    assert files.linear.path == Path(peer.__file__).parent / "weights/v0.1/alex.pth"
+    pair = [next(iter(images.of_folder(place / each).batches(NUM))) for each in ("real", "fake")]
+    x, y = (torch.tensor(each / np.float32(127.5) - 1).movedim(-1, 1) for each in pair)
+    with torch.no_grad():
+        theirs = peer.LPIPS(net="alex", verbose=False)(x, y).flatten().numpy()
+    np.testing.assert_allclose(by_lpips(read_lpips(files), *pair), theirs, rtol=1e-5)
+    (tmp_path / "alexnet.pth").unlink()  # 244 MB

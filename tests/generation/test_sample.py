@@ -133,7 +133,7 @@ def test_points_are_drawn_as_panels_and_gifs(tmp_path):
         subprocess.run(
             [sys.executable, *command],
             check=True,
-            cwd=Path(sample.__file__).parent,
+            cwd=Path(__file__).resolve().parents[2],
             env=environment,
         )
     assert Image.open(run / "samples" / "step_00000005.png").width > 300
@@ -146,7 +146,7 @@ def test_points_are_drawn_as_panels_and_gifs(tmp_path):
 
 
 def test_a_killed_command_goes_on_at_its_next_batch(tiny_run, tmp_path):
-    root = Path(sample.__file__).parent
+    root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "sample.py", "--workdir", str(tiny_run), "--num", "400"]
     command += ["--labels", "3,7", "--frames", "3", "--steps", "20", "--batch-size", "8"]
 

@@ -109,7 +109,7 @@ def test_accumulation_does_not_change_the_flops_of_an_image(tiny_config):
 
 def test_ddpm_for_cifar_10_costs_12_gigaflops_an_evaluation():
     # 6.06 G multiplications, as published for this network; a FLOP count has two of each.
-    root = Path(train.__file__).parent
+    root = Path(__file__).resolve().parents[2]
     config = command_line.load_config(root / "configs" / "cifar10.py")
     flops = dry_run.evaluation_flops(config, build_network(config))
     assert flops == pytest.approx(2 * 6.06e9, rel=0.05)

@@ -43,7 +43,7 @@ def start(monkeypatch, capsys, tmp_path):
         with monkeypatch.context() as patch:
             patch.setattr(train.devices, "shard_local_batch", spoilt)
             patch.setattr(sys, "argv", command)
-            patch.chdir(Path(train.__file__).parent)
+            patch.chdir(Path(__file__).resolve().parents[2])
             try:
                 run_script(train.main)
                 code = 0

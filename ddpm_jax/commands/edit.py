@@ -25,11 +25,12 @@ from typing import Annotated
 import numpy as np
 import tyro
 
+from ddpm_jax.commands.pretrained_runs import open_run, with_companions
 from ddpm_jax.config import command_line, data_shape
 from ddpm_jax.config.option_names import naming_options
 from ddpm_jax.data.input_images import read_mask
 from ddpm_jax.errors import UserError
-from ddpm_jax.generation import GenerationOptions, Run, load_run, output_folder
+from ddpm_jax.generation import GenerationOptions, Run, output_folder
 from ddpm_jax.generation.edited_batch import EditedBatch
 from ddpm_jax.generation.editing import METHODS, by_ancestral_sampling, by_ddim
 from ddpm_jax.generation.film import PANEL_PIXELS, film_frames, save_film
@@ -54,7 +55,8 @@ logger = logging.getLogger("ddpm_jax")
 class Common:
     """Options that every command has: the run, its chain and what guides it."""
 
-    workdir: Path  # the run folder that train.py wrote
+    workdir: Path | None = None  # the run folder that train.py wrote
+    pretrained: str | None = None  # instead, a published model, as in sample.py
     num: int | None = None  # how many of the images; None: all, or 64 of the data
     seed: int = 0  # of the noise
     labels: str = ""  # of the images, in turn: 3,7 or class names; empty: those they have
@@ -65,11 +67,11 @@ class Common:
     spacing: str | None = None  # respaced, trailing, leading, log_snr or karras
     eta: float | None = None  # DDIM's noise, 0 to 1
     batch_size: int | None = None  # images at once
-    classifier: Path | None = None  # run folder of a classifier, whose gradient guides
+    classifier: Path | None = None  # run, or published model, whose gradient guides
     guidance_scale: str | None = None  # of that gradient; None: 1
     cfg_scale: str | None = None  # of classifier-free guidance; 1: the model itself
     guidance_interval: str | None = None  # part of t/T that is guided, as 0.2,0.8; None: all of it
-    out: Path | None = None  # folder for the results; None: WORKDIR/COMMAND
+    out: Path | None = None  # None: WORKDIR/COMMAND, or pretrained/NAME/COMMAND
 
     @property
     def options(self) -> GenerationOptions:
@@ -291,15 +293,18 @@ def main() -> None:
     args = command_line.parse(kind, argv, description=kind.__doc__ or "")
     start_logging()
     with naming_options(kind, {"source": "--from", "from": "--from"}):
-        run = load_run(args.workdir, args.checkpoint, args.ema)
+        run = open_run(args.workdir, args.pretrained, args.checkpoint, args.ema)
+        found = with_companions(args)
         devices.use_every_core()
-        out = args.out or run.workdir / name
+        out = args.out or run.results / name
         asked = {field.name: getattr(args, field.name) for field in fields(args)}
+        if args.pretrained is None:
+            del asked["pretrained"]  # a folder of an earlier version has no such setting
         settings = {key: str(value) for key, value in asked.items() if key != "batch_size"}
         was_there = (out / "settings.json").exists()
         create_results_folder(out, settings)
         try:
-            pictures = command(run, args, out)
+            pictures = command(run, found, out)
         except UserError:
             if not was_there:  # a refused command leaves the folder to the right one
                 (out / "settings.json").unlink()

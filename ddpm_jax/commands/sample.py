@@ -2,6 +2,10 @@
 
     python sample.py --workdir runs/digits --num 64 --labels 3,7 --sampler ddim --steps 50
 
+A published model is fetched once, by its name (`--list-pretrained` has all):
+
+    python sample.py --pretrained imagenet64 --num 8
+
 A super-resolution run enlarges images, given or drawn by another run just before:
 
     python sample.py --workdir runs/upsampler --low-res FOLDER_OR_SAMPLES_NPZ
@@ -22,10 +26,12 @@ from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
+from ddpm_jax.commands.pretrained_runs import open_run, with_companions
+from ddpm_jax.commands.published_table import published_table
 from ddpm_jax.config import command_line
 from ddpm_jax.config.option_names import naming_options
 from ddpm_jax.errors import UserError
-from ddpm_jax.generation import GenerationOptions, SampleBatch, load_run, output_folder
+from ddpm_jax.generation import GenerationOptions, SampleBatch, output_folder
 from ddpm_jax.generation.tpu_dry_run import sampling_report
 from ddpm_jax.runtime import devices, processes, tpu_slices
 from ddpm_jax.runtime.script import start_logging
@@ -34,7 +40,9 @@ from ddpm_jax.sampling.samplers import described
 
 @dataclass(frozen=True)
 class Args:
-    workdir: Path  # the run folder that train.py wrote
+    workdir: Path | None = None  # the run folder that train.py wrote
+    pretrained: str | None = None  # instead, a published model, or OWNER/NAME of Hugging Face
+    list_pretrained: bool = False  # only print the published models, and end
     num: int | None = None  # how many samples; None: 64, or as many as --low-res has
     seed: int = 0  # of the noise, and of random labels
     labels: str = ""  # in turn: 3,7 or 0-4, class names, all (the default); or random
@@ -45,15 +53,15 @@ class Args:
     spacing: str | None = None  # respaced, trailing, leading, log_snr or karras
     eta: float | None = None  # DDIM's noise, 0 to 1
     batch_size: int | None = None  # samples drawn at once
-    classifier: Path | None = None  # run folder of a classifier, whose gradient guides the samples
+    classifier: Path | None = None  # run, or published model, whose gradient guides the samples
     guidance_scale: str | None = None  # of that gradient, one or a list as 0,1,2.5; None: 1
     cfg_scale: str | None = None  # of classifier-free guidance, as above; 1: the model itself
     guidance_interval: str | None = None  # part of t/T that is guided, as 0.2,0.8; None: all of it
     low_res: Path | None = None  # images to enlarge: a folder, or samples.npz or its folder
-    upsampler: Path | None = None  # run folder of the model that enlarges the samples
+    upsampler: Path | None = None  # run, or published model, that enlarges the samples
     upsampler_steps: str | None = None  # as --steps, of the upsampler; None: its run's own
     frames: int = 0  # moments of the chain, an upsampler's if there is one, in pictures; 0: none
-    out: Path | None = None  # folder for the samples; None: WORKDIR/drawn, or the next free one
+    out: Path | None = None  # None: WORKDIR/drawn or pretrained/NAME/drawn, or the next free one
     dry_run: bool = False  # only say what drawing a batch takes on the slice --tpu, and end
     tpu: str | None = None  # slice to compile the dry run for, without one, as v5e:2x4
 
@@ -63,13 +71,17 @@ def main() -> None:
         Args, sys.argv[1:], description=f"{__doc__}\nSamplers:\n\n{described()}\n"
     )
     start_logging()
+    if args.list_pretrained:
+        print(published_table())
+        return
     command_line.require_dry_run(args.dry_run, args.tpu)
     if args.dry_run and args.tpu is None:
         raise UserError("--dry-run says what a TPU takes: add --tpu SLICE, as v5e:2x4")
     with naming_options(Args):
-        run = load_run(args.workdir, args.checkpoint, args.ema)
+        run = open_run(args.workdir, args.pretrained, args.checkpoint, args.ema)
+        found = with_companions(args)
         names = [field.name for field in fields(GenerationOptions)]
-        plan = run.plan(GenerationOptions(**{name: getattr(args, name) for name in names}))
+        plan = run.plan(GenerationOptions(**{name: getattr(found, name) for name in names}))
 
         if args.tpu is not None:
             for line in sampling_report(plan, tpu_slices.prepare(args.tpu)):

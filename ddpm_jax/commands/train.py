@@ -1,6 +1,7 @@
 """Trains a diffusion model, and goes on where an earlier run of the same command stopped.
 
     python train.py --config configs/cifar10.py [--workdir DIR] [--train.batch-size 64 ...]
+    python train.py --pretrained imagenet64 --workdir DIR --data.name folder:PATH
 
 Without arguments: handwritten digits, minutes on a CPU. `--help` lists every setting; `--dry-run`
 says what the run would need, and ends.
@@ -15,6 +16,8 @@ from jax.sharding import Mesh
 
 from ddpm_jax import data
 from ddpm_jax.config import Config, build_diffusion, command_line, serialization
+from ddpm_jax.config.option_names import naming_options
+from ddpm_jax.interop import pretrained
 from ddpm_jax.models import build_network, count_parameters
 from ddpm_jax.runs import trackers
 from ddpm_jax.runs.checkpoints import Checkpoints
@@ -31,8 +34,11 @@ from ddpm_jax.training.throughput import make_rates
 
 
 def main() -> None:
-    config, workdir, dry_run, tpu = command_line.parse_train(sys.argv[1:])
     start_logging()
+    with naming_options(command_line.TrainOptions):
+        config, workdir, dry_run, tpu, model = command_line.parse_train(
+            sys.argv[1:], pretrained.config_of
+        )
     trackers.check_installed(config)
 
     # Mesh
@@ -67,6 +73,9 @@ def main() -> None:
             print(line, flush=True)
         return
     assert source is not None  # only a dry run may do without
+    if model is not None:
+        start = partial(pretrained.start_training, model, workdir, config)
+        processes.on_main_process(start)
 
     # Evaluators
     evaluators = [

@@ -10,7 +10,7 @@ import re
 import shutil
 import textwrap
 import typing
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -32,6 +32,7 @@ Trains a diffusion model, or goes on where an earlier run of the same command st
 
     python train.py
     python train.py --config configs/cifar10.py --workdir runs/mine --train.batch-size 64
+    python train.py --pretrained imagenet64 --workdir runs/mine --data.name folder:PATH
 
 Its own options come first. Each of the others changes one setting of the config.
 """
@@ -42,7 +43,8 @@ class TrainOptions(Config):
     """The options of train.py: its own, and every setting of the config."""
 
     config: Path = DEFAULT_CONFIG  # name of a config, or Python file with a get_config()
-    workdir: Path | None = None  # run folder, made or resumed; None: runs/<name of the config>
+    pretrained: str | None = None  # published model that a new run starts from, with its config
+    workdir: Path | None = None  # run folder, made or resumed; None: runs/<config or model>
     dry_run: bool = False  # only say what the run would need, and end
     tpu: str | None = None  # slice to compile the dry run for, without one, as v5e:2x4
 
@@ -54,24 +56,37 @@ class TrainCommand(NamedTuple):
     workdir: Path
     dry_run: bool
     tpu: str | None
+    pretrained: str | None
 
 
-def parse_train(argv: Sequence[str]) -> TrainCommand:
+def parse_train(
+    argv: Sequence[str], config_of_model: Callable[[str], Config] | None = None
+) -> TrainCommand:
     """The config and the run folder that `train.py`'s arguments ask for; whether for a dry run.
 
-    A first word without dashes is the `--config`. Raises UserError for a config that cannot be
-    read or used; tyro exits with 2 for options that it does not know or cannot read.
+    A first word without dashes is the `--config`. `config_of_model` gives that of a published model
+    by its name, for `--pretrained`. Raises UserError for a config that cannot be read or used; tyro
+    exits with 2 for options that it does not know or cannot read.
     """
-    argv = _with_first_option("--config", argv)
-    file = _config_file(argv)
-    default = TrainOptions(config=shown(file), **_sections(load_config(file)))
+    model = _first_option(argv, "--pretrained")
+    if model is None:
+        argv = _with_first_option("--config", argv)
+        file = config_file(Path(_first_option(argv, "--config") or DEFAULT_CONFIG))
+        name, default = file.stem, TrainOptions(config=shown(file), **_sections(load_config(file)))
+    else:
+        if _first_option(argv, "--config") is not None:
+            raise UserError(f"--config: --pretrained {model} brings its own; leave one of them out")
+        if config_of_model is None:
+            raise UserError(f"--pretrained {model}: only train.py starts from published models")
+        name = model.replace("/", "--")
+        default = TrainOptions(pretrained=model, **_sections(config_of_model(model)))
     options = parse(TrainOptions, argv, default, TRAIN_DESCRIPTION)
     config = Config(**_sections(options))
     config = dataclasses.replace(config, data=_with_folder(config.data))
     check(config)
     require_dry_run(options.dry_run, options.tpu)
-    workdir = options.workdir or Path("runs") / file.stem
-    return TrainCommand(config, workdir, options.dry_run, options.tpu)
+    workdir = options.workdir or Path("runs") / name
+    return TrainCommand(config, workdir, options.dry_run, options.tpu, options.pretrained)
 
 
 def require_dry_run(dry_run: bool, tpu: str | None) -> None:
@@ -80,11 +95,11 @@ def require_dry_run(dry_run: bool, tpu: str | None) -> None:
         raise UserError(f"--tpu {tpu} compiles for a TPU that is not here: add --dry-run")
 
 
-def _config_file(argv: Sequence[str]) -> Path:
-    """The file of --config, which must be known before its settings are options."""
+def _first_option(argv: Sequence[str], option: str) -> str | None:
+    """The value of an option that must be known before the settings are options."""
     border = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
-    border.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
-    return config_file(border.parse_known_args(argv)[0].config)
+    border.add_argument(option, dest="value")
+    return border.parse_known_args(argv)[0].value
 
 
 def config_file(named: Path) -> Path:

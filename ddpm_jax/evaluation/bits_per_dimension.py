@@ -116,7 +116,7 @@ def evaluate(evaluation: Evaluation) -> str:
         "run": sha256([identity, loaded.items["ema"]])[:16],
     }
     name = "_".join(filter(None, ["bpd", data.split, f"{loaded.step:08d}", steps, weights]))
-    out = evaluation.out or run.workdir / "evaluation" / name
+    out = evaluation.out or run.results / "evaluation" / name
     processes.on_main_process(lambda: create_results_folder(out, settings))
     with progress(evaluation.num, 0, "example", f"step {loaded.step}") as bar:
         update = signals.with_stop_check(bar.update)

@@ -5,21 +5,18 @@ from pathlib import Path
 
 from ddpm_jax.evaluation.images import of_array, read_images
 from ddpm_jax.evaluation.sample_suite import Subject
-from ddpm_jax.generation import GenerationOptions, load_run, output_folder
+from ddpm_jax.generation import GenerationOptions, Run, output_folder
 
 
-def drawn_subjects(
-    workdirs: Sequence[str], checkpoint: str, ema: float | None, options: GenerationOptions
-) -> list[Subject]:
+def drawn_subjects(runs: Sequence[Run], options: GenerationOptions) -> list[Subject]:
     """Samples of each run, at each guidance scale.
 
     Batches that were drawn stay in the run's folder `evaluation/samples`, so that they are not
     drawn again. Raises UserError.
     """
     subjects = []
-    for workdir in workdirs:
-        run = load_run(workdir, checkpoint, ema)
-        folder = run.workdir / "evaluation"
+    for run in runs:
+        workdir, folder = str(run.results), run.results / "evaluation"
         plan = run.plan(options)
         sampling = output_folder.describe(plan)
         batch = plan.generate(folder / "samples", progress_delay_seconds=0)

@@ -26,13 +26,13 @@ MAY_GROW = ("num", "frames")  # a larger value of these keeps what a smaller one
 
 
 def open_folder(plan: Plan, command: Mapping[str, Any], out: Path | None) -> Path:
-    """Makes the folder `out`, or the first of `drawn`, `drawn_2`, ... of the run that is free.
+    """Makes the folder `out`, or the first of the run's `drawn`, `drawn_2`, ... that is free.
 
     A folder is free for a command that keeps what is there: none, or samples of the same command,
     of which it may draw more. `command` is what `describe` says of the plan. Raises UserError if
     `out` is not free, cannot be written, or overlaps with the images to enlarge.
     """
-    first = out or plan.models[0].run.workdir / "drawn"
+    first = out or plan.models[0].run.results / "drawn"
     names = itertools.chain(
         [first], (first.with_name(f"{first.name}_{n}") for n in itertools.count(2))
     )

@@ -55,26 +55,32 @@ PROGRESS_DELAY_SECONDS = 3.0  # before a bar is shown in a notebook
 
 
 def load_run(
-    workdir: str | Path, checkpoint: int | str = "best", ema: float | None = None
+    workdir: str | Path,
+    checkpoint: int | str = "best",
+    ema: float | None = None,
+    results: Path | None = None,
 ) -> "Run":
     """The run that train.py, or an import of weights, left in the folder `workdir`.
 
     `checkpoint`: a step, "newest", or "best": the one with the lowest held-out loss or best metric
     of its samples, or the newest if training measured neither. `ema`: the
     rate of the averaged weights, 0 for those being trained; None: the run's `train.ema_decay`.
-    Raises UserError.
+    `results`: where what is made of the run goes; None: its own folder. Raises UserError.
     """
     folder = expanded(workdir)
     config = serialization.read_config(folder / "config.json")
     check(config)
-    return Run(folder, config, _step(folder, checkpoint), weights_item(config, ema))
+    step, item = _step(folder, checkpoint), weights_item(config, ema)
+    return Run(folder, config, step, item, folder if results is None else results)
 
 
 class Run:
     """A trained run: its `workdir`, its `config`, and samples of its model by `generate`."""
 
-    def __init__(self, workdir: Path, config: Config, checkpoint: int | None, item: str) -> None:
-        self.workdir, self.config = workdir, config
+    def __init__(
+        self, workdir: Path, config: Config, checkpoint: int | None, item: str, results: Path
+    ) -> None:
+        self.workdir, self.config, self.results = workdir, config, results
         self._checkpoint, self.weights_item = checkpoint, item
         self.load_weights = cache(self._load_weights)
         self.load_classifier = cache(load_run)

@@ -38,7 +38,7 @@ def create_run_folder(workdir: Path, config: Config) -> None:
         notices = resuming.consequences(config, old)
         wanted = f"give the settings it was started with; {resuming.ways_out(str(workdir), old)}"
         if only_imported(workdir / "checkpoints"):
-            changed, notices = _of_the_network(changed, config, old), []
+            changed, notices = network_differences(config, old), []
             wanted = "import its weights anew with --model CONFIG"
         if changed:
             raise UserError(
@@ -54,13 +54,13 @@ def create_run_folder(workdir: Path, config: Config) -> None:
         raise UserError(f"--workdir {workdir} cannot be written: {error.strerror}") from error
 
 
-def _of_the_network(changed: list[str], new: Config, old: Config) -> list[str]:
-    """The changes of settings that imported weights do not fit."""
+def network_differences(new: Config, old: Config) -> list[str]:
+    """A phrase for each setting of `new` that weights imported under `old` do not fit."""
     learned = [VARIANCES[config.diffusion.variance].learned for config in (new, old)]
     free = {"model.dropout", "model.dtype", "model.remat"}
     fixed = {"data.image_size", "data.channels", "data.low_res_size"}
     fixed |= {"diffusion.variance"} if learned[0] != learned[1] else set()
-    names = {phrase: phrase.split()[0] for phrase in changed}
+    names = {phrase: phrase.split()[0] for phrase in resuming.differences(new, old)}
     return [
         phrase
         for phrase, name in names.items()

@@ -1,0 +1,43 @@
+"""Runs as the commands name them: a folder, or a published model."""
+
+import dataclasses
+from pathlib import Path
+from typing import TypeVar
+
+from ddpm_jax.errors import UserError
+from ddpm_jax.generation import Run, load_run
+from ddpm_jax.interop import pretrained
+
+RESULTS = Path("pretrained")  # what is made of published models; never in the cache
+Args = TypeVar("Args")
+
+
+def open_run(
+    workdir: str | Path | None,
+    model: str | None,
+    checkpoint: str = "best",
+    ema: float | None = None,
+) -> Run:
+    """The run in `workdir`, or that of a published model; raises UserError unless one is given.
+
+    What is made of the model goes to `pretrained/NAME` in the working directory.
+    """
+    if (workdir is None) == (model is None):
+        raise UserError(
+            "give a run folder, as workdir=DIR, or a published model, as pretrained=NAME, "
+            "and not both"
+        )
+    if model is None:
+        assert workdir is not None
+        return load_run(workdir, checkpoint, ema)
+    folder = pretrained.run_folder(model)
+    return load_run(folder, checkpoint, ema, RESULTS / pretrained.folder_name(model))
+
+
+def with_companions(args: Args) -> Args:
+    """The options with the runs of the published classifier and upsampler that they name."""
+    named = {role: getattr(args, role, None) for role in pretrained.COMPANIONS}
+    found = {
+        role: pretrained.companion(role, path) for role, path in named.items() if path is not None
+    }
+    return dataclasses.replace(args, **found)  # type: ignore[type-var]

@@ -251,8 +251,12 @@ OPTIONS = [
     (train.main, "--model.dtype float16", r"invalid choice 'float16'.*'float32', 'bfloat16'"),
     (train.main, "--data.flip perhaps", r"invalid choice 'perhaps'.*'True'"),
     (train.main, "--dry-run --data.nam x stray", "Unrecognized options: --data.nam, x, stray"),
-    (sample.main, "--num 3", "--workdir PATH"),
-    (sample.main, "--workdir x --workdri y", r"Unrecognized options.*--workdir PATH"),
+    (sample.main, "--num 3", "give a run folder, as --workdir DIR, or a published model"),
+    (
+        sample.main,
+        "--workdir x --workdri y",
+        r"Unrecognized options.*--workdir \{?(None\}?\|)?PATH",
+    ),
     (train.main, "--sample.sampler quux", "unknown sampler: quux; there are: ddpm, "),
     (sample.main, "--workdir x --num many", "--num: 'many' is no whole number"),
 ]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ddpm_jax.config import command_line
+from ddpm_jax.interop import pretrained
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -26,7 +27,7 @@ def commands() -> list[str]:
 def test_a_training_command_of_the_docs_is_a_valid_config(command, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit, match="0") if "--help" in command else nullcontext():
-        command_line.parse_train(shlex.split(command)[2:])
+        command_line.parse_train(shlex.split(command)[2:], pretrained.config_of)
 
 
 def prose(page: Path) -> str:

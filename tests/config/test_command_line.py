@@ -65,7 +65,7 @@ def test_options_override_single_fields() -> None:
         "--model.attention-resolutions --diffusion.schedule linear --diffusion.beta-end 0.5 "
         "--workdir some/where"
     )
-    ours, workdir, dry_run, _ = command_line.parse_train(command.split())
+    ours, workdir, dry_run, *_ = command_line.parse_train(command.split())
     assert workdir == Path("some/where") and not dry_run
     assert command_line.parse_train(["--dry-run", *command.split()])[0] == ours
     theirs = command_line.load_config(command_line.DEFAULT_CONFIG)

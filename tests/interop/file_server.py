@@ -8,33 +8,55 @@ from threading import Thread
 
 
 class FileServer(ThreadingHTTPServer):
-    """Serves `body` under every path; `ranges` records the Range header of each request."""
+    """Serves `body` under every path but those of `bodies`, or 404 if it is None.
 
-    def __init__(self, body: bytes):
+    `ranges` records the Range header of each request, `conditions` If-Range, `paths` the path.
+    """
+
+    def __init__(self, body: bytes | None):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.body = body
+        self.bodies: dict[str, bytes] = {}  # by the last part of the path
+        self.headers: dict[str, str] = {}  # that each answer has, as ETag
         self.cuts: list[int] = []  # bytes after which each of the next answers breaks off
         self.status = 200
-        self.knows_ranges = True
+        self.knows_ranges = self.knows_if_range = True
         self.ranges: list[str | None] = []
+        self.conditions: list[str | None] = []
+        self.paths: list[str] = []
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/file.bin"
+        return f"{self.address}/file.bin"
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: FileServer
 
     def do_GET(self) -> None:
-        server, asked = self.server, self.headers["Range"]
+        server, asked, condition = self.server, self.headers["Range"], self.headers["If-Range"]
         server.ranges.append(asked)
-        body, status = server.body, server.status
-        if asked and server.knows_ranges:
+        server.conditions.append(condition)
+        server.paths.append(self.path)
+        body, status = server.bodies.get(self.path.rpartition("/")[2], server.body), server.status
+        if body is None:
+            body, status = b"", 404
+        more = dict(server.headers)
+        same = condition in (None, server.headers.get("ETag")) or not server.knows_if_range
+        if asked and server.knows_ranges and same:
             start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
-            body, status = body[start:], 206 if start < len(body) else 416
+            size = len(body)
+            body, status = body[start:], 206 if start < size else 416
+            more["Content-Range"] = (
+                f"bytes {start}-{size - 1}/{size}" if body else f"bytes */{size}"
+            )
         self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
+        for name, value in (more | {"Content-Length": str(len(body))}).items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body[: server.cuts.pop(0)] if server.cuts else body)
 
@@ -43,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(body: bytes) -> Iterator[FileServer]:
+def serving(body: bytes | None) -> Iterator[FileServer]:
     """A server in a thread, for the time of the block."""
     with FileServer(body) as server:
         thread = Thread(target=server.serve_forever, args=(0.01,))

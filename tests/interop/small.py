@@ -78,3 +78,9 @@ def export_run(workdir: Path, to: Path, capsys: pytest.CaptureFixture[str]) -> N
     options = ["--workdir", workdir, "--to", to]
     code, _, stderr = command(export_weights.main, options, capsys)
     assert (code, stderr) == (0, "")
+
+
+def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(
+        torch.equal(a[name].view(torch.int32), b[name].view(torch.int32)) for name in a
+    )

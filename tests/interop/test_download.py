@@ -1,5 +1,6 @@
 """Downloads from a real server on this machine: whole, cut, resumed, wrong, refused."""
 
+import base64
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import RunError, UserError
 from ddpm_jax.interop.download import download
 from tests.interop.file_server import FileServer, serving
 
@@ -87,6 +88,66 @@ def test_without_a_hash_an_earlier_part_is_not_trusted(server, path):
     part_of(path).write_bytes(b"of an older version")
     download(server.url, path)
     assert path.read_bytes() == BODY and server.ranges == [None]
+
+
+def test_with_an_etag_a_later_call_goes_on_without_a_hash(server, path):
+    server.headers, server.cuts = {"ETag": '"first"'}, [CUT, 0]
+    refusal(server.url, path, None, None)
+    assert part_of(path).stat().st_size == CUT
+    assert download(server.url, path) is True
+    assert path.read_bytes() == BODY
+    assert server.ranges[-1] == f"bytes={CUT}-" and server.conditions[-1] == '"first"'
+    assert {each.name for each in path.parent.iterdir()} == {"file.bin", ".file.bin.lock"}
+    assert download(server.url, path) is False
+
+
+@pytest.mark.parametrize("knows_if_range", [True, False])
+def test_another_version_is_fetched_from_its_start(knows_if_range, server, path):
+    server.headers, server.cuts = {"ETag": '"first"'}, [CUT, 0]
+    refusal(server.url, path, None, None)
+    server.body, server.headers = BODY[::-1], {"ETag": '"second"'}
+    server.knows_if_range = knows_if_range
+    download(server.url, path)
+    assert path.read_bytes() == BODY[::-1]
+
+
+def test_a_weak_etag_is_no_reason_to_trust_a_part(server, path):
+    server.headers, server.cuts = {"ETag": 'W/"first"'}, [CUT, 0]
+    refusal(server.url, path, None, None)
+    download(server.url, path)
+    assert path.read_bytes() == BODY and server.ranges[-1] is None
+
+
+@pytest.mark.parametrize("name", ["Content-MD5", "x-ms-blob-content-md5"])
+def test_an_md5_that_the_server_gives_must_be_that_of_the_file(name, server, path):
+    right = base64.b64encode(hashlib.md5(BODY).digest()).decode()
+    server.headers = {"ETag": '"first"', name: right}
+    download(server.url, path)
+    path.unlink()
+    server.body = BODY[::-1]
+    message = refusal(server.url, path, None, None)
+    assert f"the server's {right}" in message and "removed" in message
+    assert {each.name for each in path.parent.iterdir()} == {".file.bin.lock"}
+
+
+def test_the_md5_of_a_part_is_not_taken_for_that_of_the_file(server, path):
+    server.headers, server.cuts = {"ETag": '"first"'}, [CUT, 0]
+    refusal(server.url, path, None, None)
+    server.headers = {"ETag": '"first"', "Content-MD5": "of the part"}
+    download(server.url, path)
+    assert path.read_bytes() == BODY
+
+
+def test_a_full_disk_is_told_and_a_later_call_goes_on(server, path):
+    path.parent.mkdir()
+    part_of(path).symlink_to("/dev/full")
+    with pytest.raises(
+        RunError, match="No space left on device; make room, or name another folder"
+    ):
+        download(server.url, path, len(BODY), SHA256)
+    part_of(path).unlink()
+    download(server.url, path, len(BODY), SHA256)
+    assert path.read_bytes() == BODY
 
 
 def test_a_wrong_hash_removes_what_came(server, path):

@@ -24,7 +24,15 @@ from ddpm_jax.interop.openai import import_state_dict, unknown_settings
 from ddpm_jax.models import build_network, count_parameters
 from ddpm_jax.runs.checkpoints import load_ema
 from ddpm_jax.runtime import devices
-from tests.interop.small import TINY, command, config_of, export_run, import_run, state_dict
+from tests.interop.small import (
+    TINY,
+    command,
+    config_of,
+    export_run,
+    import_run,
+    same_bits,
+    state_dict,
+)
 from tests.parity.golden import FOLDER
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -44,12 +52,6 @@ def place(
     torch.save(small_weights, tmp_path / "small.pt")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(
-        torch.equal(a[name].view(torch.int32), b[name].view(torch.int32)) for name in a
-    )
 
 
 def test_exported_weights_are_the_imported_ones_bit_for_bit(place, capsys) -> None:

@@ -32,4 +32,5 @@ def test_an_addition_is_one_function_one_row_and_one_test(example, monkeypatch):
 
 
 def test_every_kind_of_addition_has_an_example():
-    assert set(EXAMPLES) == {"schedule", "prediction", "sampler", "data set", "metric"}
+    kinds = {"schedule", "prediction", "sampler", "data set", "metric", "published model"}
+    assert set(EXAMPLES) == kinds

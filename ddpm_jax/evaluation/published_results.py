@@ -184,7 +184,7 @@ def comparison(row: PublishedResult, measured: Mapping[str, float], num: int) ->
 def verdict(row: PublishedResult, measured: Mapping[str, float], num: int) -> str:
     """What the comparison says, by TOLERANCES; nothing for another number of samples."""
     if num != NUM:
-        return f"verdict: no comparison, for {num:,} samples are not {NUM:,}: FID falls with them"
+        return f"verdict: no comparison, for {num:,} samples are not {NUM:,}: FID depends on it"
     far = [name for name in row.values if not _near(name, row.values[name], measured[name])]
     if far:
         return f"verdict: not reproduced: {', '.join(far)} differ by more than chance explains"

@@ -150,10 +150,16 @@ def _fetch_and_import(name: str, run: Path) -> None:
         address, source = name, hub.fetch_unet(name, run)
     else:
         address = published.url(f"{model.release}/{model.file}")
-        source = run.parent / model.file
-        fetched = download(address, source, sha256=model.sha256)
-    aside = run.with_name(f".{run.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
+        source, own = run.parent / model.file, run.parent / "fetched" / model.file
+        if not own.exists() and download(address, source, sha256=model.sha256):
+            own.parent.mkdir(exist_ok=True)
+            os.replace(source, own)  # apart from a file that the user put there, which stays
+        if fetched := own.exists():
+            source = own
+    for left in run.parent.glob(f".{run.name}.*.tmp"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    # Of this process alone: the import of one that was killed may still be writing.
+    aside = run.with_name(f".{run.name}.{os.getpid()}.tmp")
     print(f"{name}: importing {source.name} into {run}", flush=True)
     try:
         _import_weights(source, aside, name if model else "")
@@ -168,7 +174,7 @@ def _fetch_and_import(name: str, run: Path) -> None:
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    if fetched:  # the run holds the same numbers; a file that the user put there stays
+    if fetched:  # the run holds the same numbers
         source.unlink()
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ddpm_jax.commands import evaluate
+from ddpm_jax.config.serialization import to_json
 from ddpm_jax.evaluation import published_results
 from ddpm_jax.evaluation.features import function_extractor
 from ddpm_jax.evaluation.metrics import METRICS
@@ -47,6 +48,28 @@ def test_a_row_is_of_a_model_and_of_metrics_and_its_protocol_is_options(name, mo
         assert getattr(args, role) is None or str(getattr(found, role)) in MODELS
     if found.classifier is not None:
         assert args.guidance_scale == row.options["guidance_scale"]
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.model in MODELS])
+def test_the_models_of_a_row_draw_as_it_says(name, tmp_path, monkeypatch) -> None:
+    def run_folder(model: str) -> Path:
+        """A run as far as a plan reads it: no weights."""
+        (folder := tmp_path / model).mkdir()
+        (folder / "config.json").write_text(to_json(published.load_config(model)))
+        return folder
+
+    monkeypatch.setattr(pretrained, "run_folder", run_folder)
+    row = ROWS[name]
+    args = evaluate.with_companions(evaluate.with_row(evaluate.Args(published=name, num=9), row))
+    (run,) = evaluate.open_runs(args)
+    plan = run.plan(evaluate.generation_options(args))
+    first, last = plan.models[0], plan.models[-1]
+    assert len(plan.labels[0]) == 9 and (plan.labels[0][0] >= 0) == ("labels" in row.options)
+    assert first.config.sample.steps == row.options["steps"]
+    assert evaluate.images_config(args, [run]).data.image_size == last.config.data.image_size
+    side = re.search(r"(\d+)\D*$", BATCHES.get(row.reference, row.reference))[1]
+    assert int(side.replace("10", "32")) == last.config.data.image_size  # cifar10
+    assert plan.guidance.scales[0].guidance == float(row.options.get("guidance_scale", 0))
 
 
 def test_a_run_of_ones_own_may_take_the_place_of_the_published_model() -> None:

@@ -195,6 +195,7 @@ def test_a_full_disk_loses_nothing(place, server, weights, monkeypatch, in_proce
     assert left_in(place / "cache") == {"tiny.pt"}  # fetched, and not to be fetched again
     assert len(server.paths) == 2
     assert (pretrained.run_folder("tiny") / "config.json").is_file() and len(server.paths) == 2
+    assert not list(place.rglob("tiny.pt"))
 
 
 CHOICE = "give a run folder, as --workdir DIR, or a published model, as --pretrained NAME"

@@ -148,7 +148,10 @@ BAD = [
         "--samples fake.npz needs real images to .*: --reference tfds:NAME",
     ),
     ("--metrics frechet", "give a run folder"),
-    ("--workdir run --samples fake.npz --reference real.npz --metrics frechet", "and only one of them"),
+    (
+        "--workdir run --samples fake.npz --reference real.npz --metrics frechet",
+        "and only one of them",
+    ),
     (
         f"{FAKE_AND_REAL} fdi",
         r"fdi is no metric; did you mean fid\?",

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,17 @@ def test_what_the_user_put_there_is_taken_without_the_net_and_stays(
     file.write_bytes(weights["tiny.pt"])
     assert (pretrained.run_folder("tiny") / "config.json").is_file()
     assert file.exists() and server.paths == []
+
+
+def test_of_two_at_once_one_fetches_and_what_a_killed_one_left_goes(
+    place, server, in_process
+) -> None:
+    left = place / "cache" / "models" / ".tiny.4711.tmp"
+    (left / "checkpoints").mkdir(parents=True)
+    with ThreadPoolExecutor(2) as pool:
+        runs = set(pool.map(pretrained.run_folder, ["tiny", "tiny"]))
+    assert runs == {place / "cache" / "models" / "tiny"} and len(server.paths) == 1
+    assert not left.exists()
 
 
 def test_no_connection_and_404_are_told_with_the_address_and_where_to_put_the_file(

@@ -4,7 +4,7 @@
     python evaluate.py --workdir runs/cifar10 --metrics fid,is --sampler ddim --steps 100
     python evaluate.py --samples runs/cifar10/drawn --reference tfds:cifar10 --metrics fid,precision
 
-A row of a paper's table: its model, classifier, steps, reference batch, and its numbers beside ours
+A row of a paper's table, all of its protocol, and its numbers beside ours:
 
     python evaluate.py --published imagenet64
 

@@ -8,6 +8,7 @@ Such a run is like one that `import_weights` makes. Nothing is ever written into
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -190,10 +191,12 @@ def _import_weights(source: Path, out: Path, name: str) -> None:
         capture_output=True,
         text=True,
     )
-    if done.returncode:
-        line = (done.stderr.strip().splitlines() or ["it was killed"])[-1]
-        _, _, reason = line.partition(": ")
-        reason = reason.removeprefix(f"{source} ").replace(f"--model {config}", name)
-        if done.returncode == 2:
-            raise UserError(reason)
-        raise RunError(f"{reason or line}; nothing is lost, the same command goes on")
+    if done.returncode == 0:
+        return
+    # Not simply the last line: Orbax's threads may complain after it.
+    said = re.findall(r"^(?:error|stopped): (.*)$", done.stderr, re.MULTILINE)
+    reason = said[-1] if said else f"the import ended with {done.returncode}: {done.stderr[-300:]}"
+    reason = reason.removeprefix(f"{source} ").replace(f"--model {config}", name)
+    if done.returncode == 2 and said:
+        raise UserError(reason)
+    raise RunError(f"{' '.join(reason.split())}; nothing is lost, the same command goes on")

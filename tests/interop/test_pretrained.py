@@ -350,7 +350,7 @@ def start(*words: str | Path, **environ: str) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.slow
-def test_a_full_size_model_is_fetched_drawn_from_and_fine_tuned(tmp_path, monkeypatch) -> None:
+def test_a_full_size_model_is_fetched_and_drawn_from(tmp_path, monkeypatch) -> None:
     """The names and shapes of Improved DDPM on CIFAR-10, 210 MB; the weights are random."""
     (facts,) = (each for each in official() if each["name"] == "iddpm_cifar10_uncond")
     generator = torch.Generator().manual_seed(0)
@@ -373,6 +373,28 @@ def test_a_full_size_model_is_fetched_drawn_from_and_fine_tuned(tmp_path, monkey
         assert server.paths == ["/march-2021/cifar10_uncond_50M_500K.pt"] * 2
     with np.load("pretrained/cifar10_iddpm/drawn/samples.npz") as drawn:
         assert drawn["arr_0"].shape == (2, 32, 32, 3)
+
+
+@pytest.mark.slow
+def test_a_published_model_is_edited_and_guided_by_a_published_classifier(
+    place, server, in_process, monkeypatch, capsys
+) -> None:
+    text = TINY.replace('variance="learned_range"', "").replace(
+        "ModelConfig(\n", 'ModelConfig(\n            kind="classifier",\n'
+    )
+    (place / "guide.py").write_text(text)
+    torch.save(state_dict(config_of(text)), "guide.pt")
+    server.bodies["guide.pt"] = Path("guide.pt").read_bytes()
+    row = Published(str(place / "guide"), "guide.pt", "for tests", 0)
+    monkeypatch.setitem(published.MODELS, "tiny_classifier", row)
+    words = "--pretrained tiny --classifier tiny --guidance-scale 0,9 --num 4"
+    code, _, stderr = command(sample.main, words.split(), capsys)
+    assert code == 0, stderr
+    with np.load("pretrained/tiny/drawn/samples.npz") as drawn:
+        assert not np.array_equal(*np.split(drawn["arr_0"], 2))
+    words = "vary --pretrained tiny --images data --num 2 --strength 0.5"
+    code, stdout, stderr = command(edit.main, words.split(), capsys)
+    assert code == 0 and stdout.splitlines()[-1] == "pretrained/tiny/vary/grid.png", stderr
 
 
 @pytest.mark.slow

@@ -167,6 +167,8 @@ def _fetch_and_import(name: str, run: Path) -> None:
         (aside / ORIGIN).write_text(json.dumps({"name": name, "address": address}, indent=2) + "\n")
         os.replace(aside, run)
     except UserError as error:
+        if model is None:
+            raise UserError(f"{name} cannot be used: {error}") from error
         if not fetched:
             raise UserError(f"{source} is not what {address} holds: {error}") from error
         source.unlink()

@@ -1,6 +1,6 @@
 """Moments of reverse chains, and pictures of them: a strip and a film."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +25,18 @@ class Chain(NamedTuple):
     alphas_cumprod: np.ndarray  # [K]
     x_t: np.ndarray  # [K, M, ...]
     pred_xstart: np.ndarray  # [K, M, ...]
+
+
+class Moment(NamedTuple):
+    """Some samples while their chains run."""
+
+    places: np.ndarray  # [M], which of all samples they are
+    timestep: int  # of the chain of training
+    x_t: np.ndarray  # uint8 [M, H, W, C]; points of the plane: float32 [M, 2]
+    pred_xstart: np.ndarray  # as x_t
+
+
+OnMoment = Callable[[Moment], None]
 
 
 def save_chain(

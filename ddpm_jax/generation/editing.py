@@ -12,6 +12,7 @@ import numpy as np
 
 from ddpm_jax.data.model_range import to_model_range, to_uint8
 from ddpm_jax.errors import UserError
+from ddpm_jax.generation.chain import OnMoment
 from ddpm_jax.generation.edited_batch import EditedBatch
 from ddpm_jax.generation.generator import Generator, Inpainting, Start
 from ddpm_jax.generation.options import GenerationOptions
@@ -57,6 +58,7 @@ class Editor:
     labels: np.ndarray  # int32 [N], of the images; -1 for none
     partial_results: Path | None = None  # as of `Generator.generate`
     progress_delay_seconds: float = 3.0
+    on_moment: OnMoment | None = None  # as of `Generator.generate`
 
     def with_labels(self, labels: np.ndarray) -> "Editor":
         return replace(self, labels=labels)
@@ -80,6 +82,7 @@ class Editor:
                 start=start,
                 inpainting=inpainting,
                 as_pixels=as_pixels,
+                on_moment=self.on_moment,
             )
 
     def from_noise(self, noise: np.ndarray, name: str = "draw") -> np.ndarray:

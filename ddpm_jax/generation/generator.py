@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ddpm_jax.config import Config, build_chain, data_shape, serialization
 from ddpm_jax.data.model_range import to_model_range, to_uint8
 from ddpm_jax.diffusion.process import Diffusion
-from ddpm_jax.generation.chain import Chain
+from ddpm_jax.generation.chain import Chain, Moment, OnMoment
 from ddpm_jax.generation.labels import class_names
 from ddpm_jax.generation.sample_batch import UNGUIDED, SampleBatch, Scales
 from ddpm_jax.models import Network, Params
@@ -134,6 +134,7 @@ class Generator:
         start: Start | None = None,
         inpainting: Inpainting | None = None,
         as_pixels: bool = True,
+        on_moment: OnMoment | None = None,
     ) -> SampleBatch:
         """Samples 0..N-1 at each of S scales; one depends on (seed, i, label, low_res, scales).
 
@@ -150,6 +151,8 @@ class Generator:
             stopped.
           start, inpainting: for N samples.
           as_pixels: images are uint8; False: float32 in [-1, 1], as those of chains stay.
+          on_moment: called as `on_moment(moment)` while chains run, at about each of the `frames`
+            that are kept. What it raises ends them, and so does what `on_progress` raises.
 
         Raises:
           ValueError: `low_res` does not fit, or a scale needs a classifier and there is none.
@@ -176,7 +179,9 @@ class Generator:
                 steps = len(
                     chain_moves(self._num_steps if start is None else start.t + 1, resampling)
                 )
-                found = self._draw(program, request, places, steps, as_pixels, on_progress)
+                found = self._draw(
+                    program, request, places, steps, as_pixels, on_progress, on_moment
+                )
                 if path:
                     on_main_process(partial(save_partial, path, found))
             elif on_progress:
@@ -317,13 +322,27 @@ class Generator:
         steps: int,
         as_pixels: bool,
         on_progress: OnProgress | None,
+        on_moment: OnMoment | None,
     ) -> dict[str, np.ndarray]:
         """Draws the samples at these indices; returns them and the kept moments of their chains."""
+
+        def on_kept(k: int, *pair: jax.Array) -> None:
+            x_t, pred_xstart = (self._to_pixels(to_host(x))[: len(places)] for x in pair)
+            assert on_moment is not None
+            on_moment(Moment(places, self._moments[0][k], x_t, pred_xstart))
+
         index, conditions, x_init = self._batch(request, places)
         on_steps = on_progress and partial(_scaled, on_progress, len(places) / steps)
         t_start = request.start.t if request.start else None
         samples = program(
-            request.weights, request.seed, index, conditions, on_steps, x_init, t_start
+            request.weights,
+            request.seed,
+            index,
+            conditions,
+            on_steps,
+            x_init,
+            t_start,
+            on_moment and on_kept,
         )
         x, kept_x, kept_xstart = (to_host(array) for array in samples)
         kept_x, kept_xstart = self._to_pixels(kept_x), self._to_pixels(kept_xstart)

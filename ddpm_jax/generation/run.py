@@ -24,6 +24,7 @@ from ddpm_jax.data.input_images import read_input_images
 from ddpm_jax.data.low_res import read_low_res
 from ddpm_jax.errors import UserError
 from ddpm_jax.generation import cascade
+from ddpm_jax.generation.chain import OnMoment
 from ddpm_jax.generation.edited_batch import EditedBatch
 from ddpm_jax.generation.editing import RESAMPLING, Editor, by_ancestral_sampling, by_ddim
 from ddpm_jax.generation.generator import Generator, GuidanceModels
@@ -363,8 +364,9 @@ class Plan:
         self,
         partial_results: Path | None = None,
         progress_delay_seconds: float = PROGRESS_DELAY_SECONDS,
+        on_moment: OnMoment | None = None,
     ) -> SampleBatch:
-        """Draws; `partial_results` as in `Generator.generate`."""
+        """Draws; `partial_results` and `on_moment` as in `Generator.generate`."""
         low_res, batches = self.low_res, list[SampleBatch]()
         for model, labels in zip(self.models, self.labels, strict=True):
             weights, scales = model.weights(), model.guidance.scales
@@ -379,6 +381,7 @@ class Plan:
                     low_res,
                     scales,
                     partial_results,
+                    on_moment=on_moment,
                 )
             if low_res is not None:
                 tiled = np.resize(low_res, (total, *low_res.shape[1:]))

@@ -72,7 +72,12 @@ def make_inversion_loop(
         def advance(x: Array, first: Any, last: Any) -> tuple[Array, Array]:
             return program(params, x, condition, first, last)
 
-        return in_slices(advance, jnp.copy(x_start), schedule.num_timesteps, on_progress)
+        def on_slice(steps: int, done: Array) -> None:
+            assert on_progress is not None
+            on_progress(steps)
+
+        start = jnp.copy(x_start)
+        return in_slices(advance, start, schedule.num_timesteps, on_progress and on_slice)
 
     return run
 

@@ -28,6 +28,8 @@ SAMPLING = 0x5A3B1E
 Apply = Callable[[Any, Array, Array, Condition], Array]
 # constraint(x, t, noise, condition) -> x, at each new x_t; t is a scalar index, -1 for x_0.
 Constraint = Callable[[Array, Array, Array, Condition], Array]
+# on_moment(k, x_t, pred_xstart): the chain has taken the k-th of the steps that `keep` names.
+OnMoment = Callable[[int, Array, Array], None]
 
 
 class Resampling(NamedTuple):
@@ -73,7 +75,7 @@ def make_sampling_loop(
     gradient: Apply | None = None,
     constraint: Constraint | None = None,
 ) -> Callable[..., Samples]:
-    """`run(params, seed, index, condition, on_progress, x_init, t_start) -> Samples`.
+    """`run(params, seed, index, condition, on_progress, x_init, t_start, on_moment) -> Samples`.
 
     Args:
       diffusion: of the chain, respaced if it is to be shorter than that of training.
@@ -90,6 +92,9 @@ def make_sampling_loop(
         behind, so that the device never waits for it.
       x_init, t_start: where the chain starts: x_t [B, ...] at the index t_start. By default noise
         at T-1. What `keep` asks for above t_start is 0.
+      on_moment: `on_moment(k, x_t, pred_xstart)` shows the chain while it runs. It is called after
+        each slice that took a step of `keep`, with the last of them, `keep[k]`; as often as the
+        chain comes there. What it raises ends the chain, and so does what `on_progress` raises.
 
     B, not the values, decides whether `run` compiles: a scale that is an array of `condition`, the
     seed and t_start may change freely.
@@ -107,6 +112,10 @@ def make_sampling_loop(
         kept = jnp.zeros((len(options.keep), *x.shape))
         return Samples(x.copy(), kept, kept.copy()), sampler.init(x)
 
+    @jax.jit
+    def moment_at(samples: Samples, k: Array) -> tuple[Array, Array]:
+        return samples.kept_x[k], samples.kept_xstart[k]
+
     def run(
         params: Any,
         seed: int,
@@ -115,14 +124,32 @@ def make_sampling_loop(
         on_progress: Callable[[int], None] | None = None,
         x_init: Float[Array, "batch *shape"] | None = None,
         t_start: int | None = None,
+        on_moment: OnMoment | None = None,
     ) -> Samples:
-        first = num_steps - 1 if t_start is None else t_start
-        if not 0 <= first < num_steps:
-            raise ValueError(f"t_start {first}: must be in 0..{num_steps - 1}")
+        begin = num_steps - 1 if t_start is None else t_start
+        if not 0 <= begin < num_steps:
+            raise ValueError(f"t_start {begin}: must be in 0..{num_steps - 1}")
         x = noise(np.uint32(seed), index) if x_init is None else x_init
-        advance = partial(program, params, np.uint32(seed), index, condition)
-        left = len(moves) - moves.index(first)
-        return in_slices(advance, start(x), left, on_progress)[0]
+        run_slice = partial(program, params, np.uint32(seed), index, condition)
+
+        def advance(state: Any, first: np.integer, last: np.integer) -> tuple[Any, Any]:
+            state, done = run_slice(state, first, last)
+            taken = moves[len(moves) - first : len(moves) - last]
+            kept = [options.keep.index(t) for t in taken if t in options.keep]
+            if on_moment is None or not kept:
+                return state, (done, ())
+            # The next slice is given the memory of this state, and so the moment is copied first.
+            return state, (done, (kept[-1], *moment_at(state[0], kept[-1])))
+
+        def on_slice(steps: int, done: Any) -> None:
+            if on_progress is not None:
+                on_progress(steps)
+            if on_moment is not None and done[1]:
+                on_moment(*done[1])
+
+        watched = on_progress is not None or on_moment is not None
+        left = len(moves) - moves.index(begin)
+        return in_slices(advance, start(x), left, on_slice if watched else None)[0]
 
     return run
 
@@ -282,25 +309,26 @@ State = TypeVar("State")
 
 
 def in_slices(
-    advance: Callable[..., tuple[State, Array]],
+    advance: Callable[..., tuple[State, Any]],
     state: State,
     num_steps: int,
-    on_progress: Callable[[int], None] | None,
+    on_slice: Callable[[int, Any], None] | None,
 ) -> State:
-    """Runs a chain by `advance(state, first, last)`, in up to PROGRESS_SLICES parts."""
-    slices = 1 if on_progress is None else min(num_steps, PROGRESS_SLICES)
+    """Runs a chain by `advance(state, first, last) -> (state, done)`, in up to PROGRESS_SLICES.
+
+    `on_slice(n, done)` is called for each slice of n steps, while the device runs the next one.
+    """
+    slices = 1 if on_slice is None else min(num_steps, PROGRESS_SLICES)
     bounds = np.linspace(num_steps, 0, slices + 1).astype(np.int32)
     running = None
     for first, last in pairwise(bounds):
         state, done = advance(state, first, last)
-        if on_progress is not None:
+        if on_slice is not None:
             if running is not None:
-                running[0].block_until_ready()
-                on_progress(running[1])
-            running = done, int(first - last)
-    if on_progress is not None and running is not None:
-        running[0].block_until_ready()
-        on_progress(running[1])
+                on_slice(running[0], jax.block_until_ready(running[1]))
+            running = int(first - last), done
+    if on_slice is not None and running is not None:
+        on_slice(running[0], jax.block_until_ready(running[1]))
     return state
 
 

@@ -88,6 +88,18 @@ def test_progress_counts_samples():
     assert sum(heard) == pytest.approx(11) and len(heard) > 3
 
 
+def test_moments_of_every_batch_are_those_of_its_chains():
+    draw, seen = generator(conditional, frames=3), []
+    batch = draw(PARAMS, 0, LABELS, low_res=SMALL, on_moment=seen.append)
+    assert [moment.timestep for moment in seen] == 3 * [*batch.chain.timesteps]
+    assert [len(moment.places) for moment in seen[::3]] == [4, 4, 3]
+    for k, moment in enumerate(seen):
+        np.testing.assert_array_equal(moment.x_t, batch.chain.x_t[k % 3, moment.places])
+        np.testing.assert_array_equal(
+            moment.pred_xstart, batch.chain.pred_xstart[k % 3, moment.places]
+        )
+
+
 def classify(params, x, t):
     """Logits that rise with the mean of a third of the image, each class with its own."""
     return params["sharpness"] * jnp.stack([x.mean(axis=(1, 2))[:, c] for c in range(3)], axis=1)

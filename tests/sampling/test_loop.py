@@ -12,7 +12,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ddpm_jax.diffusion.process import Diffusion, model_timesteps
 from ddpm_jax.diffusion.schedules import make_schedule, named_betas
 from ddpm_jax.diffusion.spacing import respace
-from ddpm_jax.sampling.loop import ChainOptions, evenly_kept, make_sampling_loop, sample_keys
+from ddpm_jax.sampling.loop import (
+    ChainOptions,
+    Resampling,
+    chain_moves,
+    evenly_kept,
+    make_sampling_loop,
+    sample_keys,
+)
 from ddpm_jax.sampling.sampler import Sampler, Step
 from ddpm_jax.sampling.samplers import SAMPLERS
 from tests.sampling.steps import alpha_bar_at, one_reverse_ddim_step, one_step
@@ -237,6 +244,37 @@ def test_kept_states_are_those_of_the_steps_in_the_order_asked(keep):
     for i, t in enumerate(keep):
         np.testing.assert_allclose(got.kept_x[i], states[t][0], atol=1e-5)
         np.testing.assert_allclose(got.kept_xstart[i], states[t][1], atol=1e-4)
+
+
+@pytest.mark.parametrize("resampling", [None, Resampling(2, 6)])
+def test_a_watched_chain_shows_what_it_keeps_and_draws_the_same(resampling):
+    keep = [23, 12, 9, 0]
+    run = short_sampler(keep=keep, resampling=resampling)
+    args, seen = (PARAMS, 2, np.arange(3), np.arange(3)), []
+    watched = run(*args, on_moment=lambda *moment: seen.append(moment))
+    np.testing.assert_array_equal(watched.x, run(*args).x)
+    # With jumps the chain comes to 12 and to 9 again, and the last visit is what is kept.
+    order = [keep.index(t) for t in chain_moves(24, resampling) if t in keep]
+    assert [k for k, _, _ in seen] == order and len(order) == (4 if resampling is None else 6)
+    for k, x_t, pred_xstart in dict(zip(order, seen, strict=True)).values():
+        np.testing.assert_array_equal(x_t, watched.kept_x[k])
+        np.testing.assert_array_equal(pred_xstart, watched.kept_xstart[k])
+
+
+def test_watching_a_chain_compiles_nothing_twice_and_an_exception_ends_it():
+    run, seen = short_sampler(keep=[23, 20, 0]), []
+
+    def stop_at_the_second(k, x_t, pred_xstart):
+        seen.append(k)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(PARAMS, 0, np.arange(3), np.arange(3), on_moment=stop_at_the_second)
+    assert seen == [0, 1]
+    with compilations() as later:
+        run(PARAMS, 1, np.arange(3), np.arange(3), on_moment=lambda *moment: None)
+    assert not later
 
 
 def test_keeping_states_does_not_change_the_samples(run):

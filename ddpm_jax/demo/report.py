@@ -71,7 +71,14 @@ def main() -> None:
 
 def write_report(workdirs: Sequence[Path], out: Path) -> None:
     """Writes the page. Raises UserError if a folder is no run, and OSError."""
-    from jinja2 import Environment  # here, as training may write none
+    text = render_report(workdirs)
+    with replacing(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def render_report(workdirs: Sequence[Path]) -> str:
+    """The page as HTML. Raises UserError if a folder is no run."""
+    from jinja2 import Environment  # here, as only the end of a training needs it
 
     names = _short_names([expanded(workdir).resolve() for workdir in workdirs])
     runs = [
@@ -83,7 +90,7 @@ def write_report(workdirs: Sequence[Path], out: Path) -> None:
     environment = Environment(autoescape=True, trim_blocks=True)
     environment.filters["duration"] = duration
     page = environment.from_string(template)
-    text = page.render(
+    return page.render(
         title=" and ".join(names) if len(names) < 4 else f"{len(names)} runs",
         written=time.strftime("%Y-%m-%d %H:%M"),
         runs=runs,
@@ -99,8 +106,6 @@ def write_report(workdirs: Sequence[Path], out: Path) -> None:
         settings=list(settings_rows([run.config for run in runs])),
         data=[{"name": run.name, "colour": run.colour, "curves": run.curves} for run in runs],
     )
-    with replacing(out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def read_run(workdir: Path, name: str, colour: str) -> ReportedRun:

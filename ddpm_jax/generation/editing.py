@@ -14,13 +14,13 @@ from ddpm_jax.data.model_range import to_model_range, to_uint8
 from ddpm_jax.errors import UserError
 from ddpm_jax.generation.chain import OnMoment
 from ddpm_jax.generation.edited_batch import EditedBatch
-from ddpm_jax.generation.generator import Generator, Inpainting, Start
+from ddpm_jax.generation.generator import Generator, Inpainting, OnProgress, Start
 from ddpm_jax.generation.options import GenerationOptions
 from ddpm_jax.generation.reconstruction import MEASURES, Measure
 from ddpm_jax.generation.sample_batch import SampleBatch, Scales
 from ddpm_jax.models import Params
 from ddpm_jax.runtime import signals
-from ddpm_jax.runtime.progress import progress
+from ddpm_jax.runtime.progress import Progress, progress
 from ddpm_jax.sampling.editing import slerp
 from ddpm_jax.sampling.loop import Resampling
 from ddpm_jax.sampling.samplers import sampler_name
@@ -59,6 +59,7 @@ class Editor:
     partial_results: Path | None = None  # as of `Generator.generate`
     progress_delay_seconds: float = 3.0
     on_moment: OnMoment | None = None  # as of `Generator.generate`
+    on_progress: OnProgress | None = None  # the same, of each chain and each inversion
 
     def with_labels(self, labels: np.ndarray) -> "Editor":
         return replace(self, labels=labels)
@@ -76,7 +77,7 @@ class Editor:
                 self.params,
                 self.seed,
                 self.labels,
-                signals.with_stop_check(bar.update),
+                signals.with_stop_check(self._reporting(bar)),
                 scales=[self.scales],
                 partial_results=self.partial_results,
                 start=start,
@@ -102,7 +103,7 @@ class Editor:
                 images,
                 self.labels,
                 self.scales,
-                signals.with_stop_check(bar.update),
+                signals.with_stop_check(self._reporting(bar)),
                 self.partial_results,
                 corrections,
             )
@@ -193,6 +194,14 @@ class Editor:
         t, index = self._level(strength), np.arange(len(images), dtype=np.int32)
         x_t = self.generator.noised(to_model_range(images), self.seed, t, index)
         return self.draw(Start(x_t, t), f"strength {strength:g}")
+
+    def _reporting(self, bar: Progress) -> OnProgress:
+        def report(samples: float) -> None:
+            bar.update(samples)
+            if self.on_progress is not None:
+                self.on_progress(samples)
+
+        return report
 
     def _level(self, strength: float) -> int:
         """The index of the chain after that part of it."""

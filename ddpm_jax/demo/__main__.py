@@ -46,8 +46,7 @@ class Args:
 def main() -> None:
     args = command_line.parse(Args, sys.argv[1:], description=__doc__)
     start_logging()
-    if importlib.util.find_spec("gradio") is None:
-        raise UserError("the studio needs Gradio; run `pip install 'ddpm-jax[demo]'`")
+    require_gradio()
     with naming_options(Args, {"num": "--max-num"}):
         require_free(args.host, args.port)
         run = load_run(args.workdir, args.checkpoint, args.ema)
@@ -72,6 +71,12 @@ def main() -> None:
                 time.sleep(3600)
         except signals.Interrupted:
             built.close(verbose=False)
+
+
+def require_gradio() -> None:
+    """Raises UserError if the extra `demo` is not installed."""
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("the studio needs Gradio; run `pip install 'ddpm-jax[demo]'`")
 
 
 def require_free(host: str, port: int) -> None:

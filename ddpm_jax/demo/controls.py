@@ -95,8 +95,10 @@ def chain_shown(settings: ChainSettings) -> list[Any]:
 
 def buttons(name: str, kind: str) -> tuple[gr.Button, gr.Button]:
     with gr.Row():
-        go = gr.Button(name, variant="primary", elem_id=f"{kind}-go")
-        stop = gr.Button("Stop", variant="stop", interactive=False, elem_id=f"{kind}-stop")
+        go = gr.Button(name, variant="primary", min_width=80, elem_id=f"{kind}-go")
+        stop = gr.Button(
+            "Stop", variant="stop", interactive=False, min_width=80, elem_id=f"{kind}-stop"
+        )
     return go, stop
 
 

@@ -48,9 +48,10 @@ def edit_tab(page: gr.Blocks, studio: Studio, folder: Path, requests: Requests) 
     with gr.Row():
         with gr.Column(scale=1, min_width=340):
             task = gr.Radio(
-                [(f"{name}: {row.about}", name) for name, row in EDITS.items()],
+                list(EDITS),
                 value="vary",
                 label="What to do",
+                info=EDITS["vary"].about,
                 elem_id="edit-task",
             )
             place = gr.Radio(
@@ -206,6 +207,7 @@ def edit_tab(page: gr.Blocks, studio: Studio, folder: Path, requests: Requests) 
     def chosen(task: str) -> list[Any]:
         two = EDITS[task].pictures == 2
         return [
+            gr.update(info=EDITS[task].about),
             gr.update(visible=two),
             gr.update(visible=two and bool(classes(studio))),
             gr.update(visible=two),
@@ -217,7 +219,8 @@ def edit_tab(page: gr.Blocks, studio: Studio, folder: Path, requests: Requests) 
     upload.upload(uploaded, [pictures, place, upload], where, show_progress="hidden")
     use_sketch.click(sketched, [pictures, place, sketch], where, show_progress="hidden")
     use_data.click(taken, [pictures, place, index], where, show_progress="hidden")
-    task.change(chosen, task, [place, labels[1], method, mask, resample, strengths], **AT_ONCE)
+    of_task = [task, place, labels[1], method, mask, resample, strengths]
+    task.change(chosen, task, of_task, **AT_ONCE)
     inputs = [pictures, mask, task, *labels, num, strengths, method, resample, *chain]
     wire(requests, "edit", go, stop, [stage, *files], edited, inputs)
 

@@ -24,9 +24,12 @@ def moving(frame: Frame, note: str = "") -> str:
         figure(frame.x_t, "x<sub>t</sub>"),
         figure(frame.pred_xstart, "predicted x<sub>0</sub>"),
     )
+    wide = frame.x_t.shape[1] > 1.5 * frame.x_t.shape[0]  # then one above the other
     bar = f'<div class="bar"><div style="width: {frame.done:.1%}"></div></div>'
     line = f"{html.escape(note)} t = {frame.timestep}"
-    stage = f'<div class="pair">{"".join(pair)}</div>{bar}<p role="status">{line}</p>'
+    stage = (
+        f'<div class="pair{" wide" * wide}">{"".join(pair)}</div>{bar}<p role="status">{line}</p>'
+    )
     return f'<div class="stage" data-t="{frame.timestep}">{stage}</div>'
 
 

@@ -14,6 +14,8 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.generation import SampleBatch
 from ddpm_jax.generation.edited_batch import EditedBatch
 
+FRAME_SECONDS = 0.04  # that a frame is shown at least; a browser leaves out faster ones
+
 Batch = TypeVar("Batch", SampleBatch, EditedBatch)
 
 
@@ -23,17 +25,16 @@ def narrated(frames: Iterator[Frame | Batch]) -> Iterator[tuple[str, Batch | Non
     A request that was stopped or refused ends in a sentence, and so does one that fails; then the
     traceback is logged. `frames` is what `draw` and `edit` yield, and is closed.
     """
-    began, latest = time.monotonic(), None
+    latest, shown = None, 0.0
     with closing(frames):  # type: ignore[type-var]
         try:
             for each in frames:
                 if isinstance(each, Frame):
-                    latest = each
+                    time.sleep(max(0, shown + FRAME_SECONDS - time.monotonic()))
+                    latest, shown = each, time.monotonic()
                     yield markup.moving(each), None
                 else:
-                    seconds = time.monotonic() - began
-                    note = f"{count_of(each)} in {seconds:.1f} s"
-                    yield markup.result(each.picture(), note), each
+                    yield markup.result(each.picture(), count_of(each)), each
         except Stopped:
             if latest is None:
                 yield markup.waiting("Stopped before its chain began."), None

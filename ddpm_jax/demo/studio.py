@@ -159,9 +159,9 @@ def _interpolate(
 
 
 EDITS = {
-    "vary": Edit("pictures like this one (SDEdit)", 1, lambda options, _: options, _vary),
-    "inpaint": Edit("fill what is brushed over (RePaint)", 1, by_ancestral_sampling, _inpaint),
-    "interpolate": Edit("from one picture to another", 2, by_ddim, _interpolate),
+    "vary": Edit("Pictures like this one (SDEdit).", 1, lambda options, _: options, _vary),
+    "inpaint": Edit("Fills what you brush over (RePaint).", 1, by_ancestral_sampling, _inpaint),
+    "interpolate": Edit("From one picture to another.", 2, by_ddim, _interpolate),
 }
 
 
@@ -222,9 +222,11 @@ def read_picture(path: str | Path, studio: Studio) -> np.ndarray:
         if side <= studio.limits.upload_side:
             return centre_crop(decode_image(file, data.channels), data.image_size)
     except Exception as error:  # PIL: OSError, SyntaxError, ValueError, struct.error, ...
-        raise UserError(f"{file.name} cannot be read: it is no whole PNG, JPEG or WebP") from error
+        raise UserError(
+            f"the file {file.name} cannot be read: it is no whole PNG, JPEG or WebP"
+        ) from error
     raise UserError(
-        f"{file.name} is {side} pixels long; at most {studio.limits.upload_side} are taken"
+        f"the file {file.name} is {side} pixels long; at most {studio.limits.upload_side} are taken"
     )
 
 

@@ -51,9 +51,11 @@ def watched(
             latest = shown.get()
             if isinstance(latest, _Failed):
                 raise latest.error
-            yield latest
             if not isinstance(latest, Moment):
+                yield latest
                 return
+            if not stop.is_set():  # moments that nobody has seen yet are past
+                yield latest
     finally:
         stop.set()
         thread.join()

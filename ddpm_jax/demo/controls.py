@@ -12,6 +12,7 @@ from ddpm_jax.demo import markup
 from ddpm_jax.demo.requests import Requests
 from ddpm_jax.demo.settings import ChainSettings
 from ddpm_jax.demo.studio import Studio
+from ddpm_jax.errors import UserError
 from ddpm_jax.sampling.samplers import SAMPLERS
 
 KEPT_RESULTS = 100  # that can still be downloaded
@@ -123,24 +124,26 @@ def wire(
     stage, *others = outputs
 
     def pressed(request: gr.Request) -> list[Any]:
-        requests.wait((request.session_hash, kind))
+        try:
+            requests.wait((request.session_hash, kind))
+        except UserError as error:
+            raise gr.Error(str(error), print_exception=False) from None
         note = "Waiting for its turn. The first chain of its kind is compiled before it moves."
         return [markup.waiting(note), gr.update(interactive=False), gr.update(interactive=True)]
 
     def released(request: gr.Request) -> list[Any]:
-        began = requests.end((request.session_hash, kind))
-        full = markup.refused("Too many requests are waiting. Try again in a while.")
-        note = gr.skip() if began else full
-        return [note, gr.update(interactive=True), gr.update(interactive=False)]
+        requests.end((request.session_hash, kind))
+        return [gr.update(interactive=True), gr.update(interactive=False)]
 
     def halt(request: gr.Request) -> None:
         requests.stop((request.session_hash, kind))
 
-    buttons = [stage, go, stop]
-    working = go.click(pressed, None, buttons, **AT_ONCE).then(
-        work, inputs, [stage, *others], **ONE_CHAIN
+    # Errors reach the page through the queue alone.
+    waiting = go.click(
+        pressed, None, [stage, go, stop], concurrency_limit=None, show_progress="hidden"
     )
-    working.then(released, None, buttons, **AT_ONCE)
+    working = waiting.success(work, inputs, [stage, *others], **ONE_CHAIN)
+    working.then(released, None, [go, stop], **AT_ONCE)
     stop.click(halt, None, None, **AT_ONCE)
 
 

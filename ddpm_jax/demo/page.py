@@ -32,7 +32,7 @@ PLAIN = {
 
 def build(studio: Studio, start: DrawSettings, folder: Path) -> gr.Blocks:
     """The page; `start` is what its controls say at first, and downloads go into `folder`."""
-    requests, config = Requests(), studio.run.config
+    requests, config = Requests(studio.limits.waiting), studio.run.config
     with gr.Blocks(title="Studio", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         data = config.data
         classes = f", {config.model.num_classes} classes" if config.model.num_classes else ""
@@ -54,7 +54,8 @@ def build(studio: Studio, start: DrawSettings, folder: Path) -> gr.Blocks:
             for event in (look.select, again.click):
                 event(lambda: _report(studio), None, report, **AT_ONCE)
         page.unload(_leaving(requests))
-    page.queue(max_size=studio.limits.waiting, default_concurrency_limit=4)
+    # Requests are counted before they get here; this holds for what a page would not send.
+    page.queue(max_size=8 * studio.limits.waiting, default_concurrency_limit=4)
     return page
 
 
@@ -84,7 +85,7 @@ def launch(page: gr.Blocks, studio: Studio, host: str, port: int) -> str:
 def _leaving(requests: Requests) -> Any:
     def leave(request: gr.Request) -> None:
         for kind in ("draw", "edit"):
-            requests.stop((request.session_hash, kind))
+            requests.end((request.session_hash, kind))
 
     return leave
 

@@ -3,37 +3,38 @@
 import threading
 from collections.abc import Hashable
 
+from ddpm_jax.errors import UserError
+
 
 class Requests:
-    """Requests by a key, such as the visitor's session and the tab."""
+    """Requests by a key, such as the visitor's session and the tab; `limit` of them may wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._stops: dict[Hashable, threading.Event] = {}
         self._waiting: set[Hashable] = set()
 
     def wait(self, key: Hashable) -> None:
-        """A request was made; it may have to wait for others."""
+        """A request is made, and waits for its turn; raises UserError if too many do."""
+        if len(self._waiting) >= self._limit:
+            raise UserError(f"{self._limit} requests are waiting already: try again in a while")
         self._stops[key] = threading.Event()
         self._waiting.add(key)
 
     def begin(self, key: Hashable) -> threading.Event:
-        """Its turn has come: what stops it, perhaps set already."""
+        """Its turn has come: returns what stops it, set already if nobody wants it any more."""
         self._waiting.discard(key)
-        return self._stops.setdefault(key, threading.Event())
+        left = threading.Event()
+        left.set()
+        return self._stops.get(key, left)
 
     def stop(self, key: Hashable) -> None:
         """Stops the request, if there is one."""
         if key in self._stops:
             self._stops[key].set()
 
-    def end(self, key: Hashable) -> bool:
-        """Forgets the request; returns whether its turn had come."""
-        began = key not in self._waiting
+    def end(self, key: Hashable) -> None:
+        """Stops the request and forgets it."""
+        self.stop(key)
         self._waiting.discard(key)
         self._stops.pop(key, None)
-        return began
-
-    def stop_all(self) -> None:
-        """Stops every request."""
-        for event in list(self._stops.values()):
-            event.set()

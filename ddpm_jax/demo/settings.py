@@ -121,8 +121,11 @@ def settings_of(query: Sequence[tuple[str, str]], default: DrawSettings) -> Draw
     Names that are no settings are left alone: other tools add theirs.
     """
     kinds: dict[str, type] = {name: type(value) for name, value in vars(DrawSettings()).items()}
-    try:
-        found = {name: kinds[name](value) for name, value in query if name in kinds}
-    except ValueError as error:
-        raise UserError(f"the link cannot be read: {error}") from error
+    found = {}
+    for name, value in query:
+        try:
+            if name in kinds:
+                found[name] = kinds[name](value)
+        except ValueError as error:
+            raise UserError(f"{name}={value}: the link must have a number here") from error
     return dataclasses.replace(default, **found)

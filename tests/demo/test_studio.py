@@ -75,7 +75,7 @@ def test_a_link_has_the_settings_and_may_have_more():
     query = parse_qsl(query_of(timed))
     assert settings_of([*query, ("__theme", "dark")], DrawSettings()) == timed
     assert query_of(DrawSettings()) == ""
-    with pytest.raises(UserError, match=r"link cannot be read: .*'many'"):
+    with pytest.raises(UserError, match="num=many: the link must have a number"):
         settings_of([("num", "many")], DrawSettings())
 
 
@@ -228,15 +228,23 @@ def test_the_end_of_a_request_is_told_in_words():
     assert sentence(UserError("seed=-1: must be at least 0")) == "Seed -1: must be at least 0."
 
 
-def test_a_request_may_be_stopped_before_its_turn_and_is_forgotten():
-    requests = Requests()
+def test_a_request_may_be_stopped_before_its_turn_and_too_many_may_not_wait():
+    requests = Requests(limit=2)
     requests.stop("a")
     requests.wait("a")
     requests.stop("a")
-    assert requests.begin("a").is_set() and requests.end("a")
+    assert requests.begin("a").is_set()
+    requests.end("a")
     requests.wait("a")
-    assert not requests.end("a")  # its turn never came
-    assert not requests.begin("a").is_set()
+    requests.wait("b")
+    with pytest.raises(UserError, match="2 requests are waiting already"):
+        requests.wait("c")
+    first = requests.begin("a")  # and so makes room
+    requests.wait("c")
+    requests.end("a")  # its visitor left
+    requests.end("b")
+    assert not requests.begin("c").is_set()
+    assert first.is_set() and requests.begin("b").is_set()
 
 
 @pytest.mark.parametrize(

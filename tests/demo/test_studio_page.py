@@ -63,7 +63,7 @@ def address(long_run: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "ddpm_jax.demo", "--workdir", str(long_run)]
     studio = subprocess.Popen(
-        [*command, "--port", str(port)],
+        [*command, "--port", str(port), "--max-waiting", "1"],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -90,13 +90,14 @@ def visit(address: str) -> Iterator[Visit]:
         pytest.skip("needs Chromium: apt-get install chromium")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(LONGEST_MS)
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        context.set_default_timeout(LONGEST_MS)
         hosts, errors = set[str](), list[str]()
-        page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname or ""))
+        context.on("request", lambda request: hosts.add(urlsplit(request.url).hostname or ""))
+        context.on("weberror", lambda error: errors.append(str(error.error)))
+        context.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+        page = context.new_page()
         page.on("websocket", lambda socket: hosts.add(urlsplit(socket.url).hostname or ""))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
         page.goto(address)
         page.wait_for_selector("#draw-go")
         yield Visit(page, address, hosts, errors)
@@ -203,6 +204,30 @@ def test_a_chain_is_stopped(visit):
     assert text.startswith("Stopped at t = ") and int(text.split()[-1]) > 0
     number(page, "draw-steps", 5)  # and it draws on
     finish(page, "draw")
+
+
+def test_requests_wait_their_turn_and_too_many_are_refused(visit):
+    first, second, third = visit.page, *(visit.page.context.new_page() for _ in range(2))
+    for page in (second, third):
+        page.goto(visit.address)
+    for page in (first, second, third):
+        choose(page, "draw-sampler", "ddpm")
+        number(page, "draw-steps", 1000)
+    number(first, "draw-num", 64)  # 32 batches with these scales, which nobody waits for
+    first.get_by_label("classifier-free").first.click()
+    first.locator("#draw-scales input, #draw-scales textarea").fill("0,2,3,4,5,6,7,8")
+    first.locator("#draw-go").click()
+    first.wait_for_selector("#draw-stage .pair")
+    second.locator("#draw-go").click()
+    second.get_by_text("Waiting for its turn.").wait_for()
+    third.locator("#draw-go").click()
+    third.get_by_text("1 requests are waiting already: try again in a while").wait_for()
+    assert third.locator("#draw-go").is_enabled()
+    assert second.locator("#draw-stage .pair").count() == 0
+    first.close()  # which stops its chain
+    second.wait_for_selector("#draw-stage .pair")
+    second.locator("#draw-stop").click()
+    second.get_by_text("Stopped at t = ").wait_for()
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ def chain_shown(settings: ChainSettings) -> list[Any]:
 
 
 def buttons(name: str, kind: str) -> tuple[gr.Button, gr.Button]:
+    """What starts a request, and what stops it."""
     with gr.Row():
         go = gr.Button(name, variant="primary", min_width=80, elem_id=f"{kind}-go")
         stop = gr.Button(
@@ -155,9 +156,20 @@ def new_folder(folder: Path) -> Path:
     return Path(mkdtemp(prefix="result_", dir=folder))
 
 
+def download_buttons(tab: str, names: Sequence[str]) -> list[gr.DownloadButton]:
+    """Buttons side by side, which hand out nothing yet."""
+    with gr.Row():
+        return [
+            gr.DownloadButton(name, interactive=False, elem_id=f"{tab}-{Path(name).stem}")
+            for name in names
+        ]
+
+
 def downloads(buttons: Sequence[gr.DownloadButton], folder: Path) -> list[Any]:
+    """What makes the buttons hand out the files of their names in the folder."""
     return [gr.update(value=str(folder / each.label), interactive=True) for each in buttons]
 
 
 def text(value: Any) -> str:
+    """A control's text; "" for one that was cleared."""
     return "" if value is None else str(value)

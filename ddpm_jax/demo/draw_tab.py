@@ -14,6 +14,7 @@ from ddpm_jax.demo.controls import (
     chain_shown,
     chain_values,
     classes,
+    download_buttons,
     downloads,
     new_folder,
     seed_control,
@@ -31,6 +32,7 @@ from ddpm_jax.generation.sample_batch import save_arrays
 def draw_tab(
     page: gr.Blocks, studio: Studio, start: DrawSettings, folder: Path, requests: Requests
 ) -> None:
+    """The tab's controls and what they call; `start` is what they say at first."""
     config, limits = studio.run.config, studio.limits
     with gr.Row():
         with gr.Column(scale=1, min_width=320):
@@ -48,11 +50,7 @@ def draw_tab(
             chain = [seed, *chain_controls(studio, start, "as the run has it", "draw")]
         with gr.Column(scale=2, min_width=480):
             stage = gr.HTML(markup.EMPTY, elem_id="draw-stage")
-            with gr.Row():
-                files = [
-                    gr.DownloadButton(name, interactive=False, elem_id=f"draw-{name.split('.')[0]}")
-                    for name in ("samples.npz", "grid.png")
-                ]
+            files = download_buttons("draw", ["samples.npz", "grid.png"])
             command = gr.Textbox(
                 label="The same files from a terminal",
                 buttons=["copy"],
@@ -86,12 +84,14 @@ def draw_tab(
     wire(requests, "draw", go, stop, outputs, drawn, [labels, num, *chain])
 
     def from_link(request: gr.Request) -> list[Any]:
-        query = [(name, value) for name, value in request.query_params.items()]
+        query = list(request.query_params.items())
         try:
-            found, note = settings_of(query, start), gr.skip()
+            found = settings_of(query, start)
         except UserError as error:
-            found, note = start, markup.refused(sentence(error))
-        return [note, found.labels, found.num, *chain_shown(found)]
+            return [markup.refused(sentence(error)), *[gr.skip()] * (2 + len(chain))]
+        if found is start:  # as shown: a visitor may have changed it by now
+            return [gr.skip()] * (3 + len(chain))
+        return [gr.skip(), found.labels, found.num, *chain_shown(found)]
 
     page.load(from_link, None, [stage, labels, num, *chain], **AT_ONCE)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from ddpm_jax.config import Config, data_shape
 from ddpm_jax.demo import markup
 from ddpm_jax.demo.controls import AT_ONCE
 from ddpm_jax.demo.draw_tab import draw_tab
@@ -34,17 +35,12 @@ def build(studio: Studio, start: DrawSettings, folder: Path) -> gr.Blocks:
     """The page; `start` is what its controls say at first, and downloads go into `folder`."""
     requests, config = Requests(studio.limits.waiting), studio.run.config
     with gr.Blocks(title="Studio", analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        data = config.data
-        classes = f", {config.model.num_classes} classes" if config.model.num_classes else ""
-        gr.Markdown(
-            f"## {studio.run.workdir.resolve().name}\n"
-            f"{data.name}, {data.image_size}×{data.image_size}{classes}"  # noqa: RUF001
-        )
+        gr.Markdown(f"## {studio.run.workdir.resolve().name}\n{described(config)}")
         with gr.Tab("Draw"):
             draw_tab(page, studio, start, folder, requests)
-        if data.name != "s_curve":  # points are not edited
+        if len(data_shape(config)) == 3:  # points are not edited
             with gr.Tab("Edit"):
-                edit_tab(page, studio, folder, requests)
+                edit_tab(studio, folder, requests)
         with gr.Tab("Look") as look:
             gr.Markdown(
                 "The run's curves, its grids by step, and its settings, as the log has them."
@@ -57,6 +53,14 @@ def build(studio: Studio, start: DrawSettings, folder: Path) -> gr.Blocks:
     # Requests are counted before they get here; this holds for what a page would not send.
     page.queue(max_size=8 * studio.limits.waiting, default_concurrency_limit=4)
     return page
+
+
+def described(config: Config) -> str:
+    """What the run draws, in a line."""
+    height, *others = data_shape(config)
+    size = f"{height}×{others[0]}" if len(others) == 2 else "points of the plane"  # noqa: RUF001
+    classes = f", {config.model.num_classes} classes" if config.model.num_classes else ""
+    return f"{config.data.name}, {size}{classes}"
 
 
 def launch(page: gr.Blocks, studio: Studio, host: str, port: int) -> str:

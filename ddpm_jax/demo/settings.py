@@ -110,22 +110,22 @@ def sample_command(
 
 
 def query_of(settings: DrawSettings) -> str:
-    """The settings that are not the default, as the query of a link."""
-    default = vars(DrawSettings())
+    """The seed and the settings that are not the default, as the query of a link."""
+    default = vars(DrawSettings()) | {"seed": None}
     return urlencode({k: v for k, v in vars(settings).items() if v != default[k]})
 
 
-def settings_of(query: Sequence[tuple[str, str]], default: DrawSettings) -> DrawSettings:
-    """The settings of a link's query, over `default`; raises UserError for what they cannot be.
+def settings_of(query: Sequence[tuple[str, str]], start: DrawSettings) -> DrawSettings:
+    """The settings of a link's query, or `start` if it has none. Raises UserError.
 
     Names that are no settings are left alone: other tools add theirs.
     """
     kinds: dict[str, type] = {name: type(value) for name, value in vars(DrawSettings()).items()}
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in query:
         try:
             if name in kinds:
                 found[name] = kinds[name](value)
         except ValueError as error:
             raise UserError(f"{name}={value}: the link must have a number here") from error
-    return dataclasses.replace(default, **found)
+    return DrawSettings(**found) if found else start

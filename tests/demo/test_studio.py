@@ -73,8 +73,10 @@ def test_the_command_asks_sample_py_for_the_same(studio):
 def test_a_link_has_the_settings_and_may_have_more():
     timed = dataclasses.replace(SETTINGS, start=0.25)
     query = parse_qsl(query_of(timed))
-    assert settings_of([*query, ("__theme", "dark")], DrawSettings()) == timed
-    assert query_of(DrawSettings()) == ""
+    start = DrawSettings(sampler="heun", num=4)
+    assert settings_of([*query, ("__theme", "dark")], start) == timed
+    assert settings_of(parse_qsl(query_of(DrawSettings())), start) == DrawSettings()
+    assert settings_of([("__theme", "dark")], start) == start
     with pytest.raises(UserError, match="num=many: the link must have a number"):
         settings_of([("num", "many")], DrawSettings())
 

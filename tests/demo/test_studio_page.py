@@ -132,16 +132,12 @@ def download(page: Any, name: str, folder: Path) -> Path:
 
 def take(page: Any, index: int) -> None:
     """Takes a picture of the data for editing."""
-    count = page.locator("#edit-pictures img").count()
-    before = page.locator("#edit-pictures").inner_html() if count else ""
+    sources = "[...document.querySelectorAll('#edit-pictures img')].map((i) => i.src).join()"
+    before = page.evaluate(sources)
     page.get_by_role("tab", name="From the data").click()
     number(page, "edit-index", index)
     page.locator("#edit-use-data").click()
-    page.wait_for_function(
-        "(old) => { const now = document.querySelector('#edit-pictures');"
-        " return now.querySelector('img') && now.innerHTML !== old; }",
-        arg=before,
-    )
+    page.wait_for_function(f"(old) => {sources} !== old", arg=before)
 
 
 def finish(page: Any, tab: str) -> None:
@@ -288,8 +284,10 @@ def test_two_pictures_are_joined_by_a_row(visit, tmp_path):
     page = visit.page
     page.get_by_role("tab", name="Edit").click()
     page.get_by_label("interpolate").click()
+    second = page.get_by_label("second", exact=True)
+    second.wait_for()
     take(page, 0)
-    page.get_by_label("second", exact=True).click()
+    second.check()
     take(page, 1)
     assert page.locator("#edit-pictures img").count() == 2
     number(page, "edit-num", 5)

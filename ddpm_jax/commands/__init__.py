@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": Command("ddpm_jax.commands.evaluate", "measures runs or samples: FID, bpd, ..."),
     "edit": Command("ddpm_jax.commands.edit", "inverts, interpolates, inpaints and varies images"),
     "report": Command("ddpm_jax.demo.report", "writes a page about one run or several"),
+    "studio": Command("ddpm_jax.demo.__main__", "draws and edits in the browser"),
     "guidance_sweep": Command("ddpm_jax.evaluation.guidance_sweep", "quality by guidance scale"),
     "sampler_sweep": Command("ddpm_jax.evaluation.sampler_sweep", "quality by sampler and steps"),
     "import_weights": Command("ddpm_jax.interop.import_weights", "published weights -> a run"),

@@ -2,6 +2,7 @@
 
     python -m ddpm_jax.demo --workdir runs/digits
     python -m ddpm_jax.demo --workdir runs/digits --classifier runs/digits_classifier
+    python -m ddpm_jax.demo --pretrained imagenet64 --classifier imagenet64
 
 It needs `pip install 'ddpm-jax[demo]'`, answers this machine alone unless --host says otherwise,
 and sends nothing anywhere. Ctrl-C ends it.
@@ -22,6 +23,7 @@ from ddpm_jax.demo.settings import DrawSettings, Limits
 from ddpm_jax.demo.studio import Studio
 from ddpm_jax.errors import UserError
 from ddpm_jax.generation import load_run
+from ddpm_jax.interop import pretrained
 from ddpm_jax.runtime import devices, signals
 from ddpm_jax.runtime.script import run_script, start_logging
 
@@ -30,8 +32,9 @@ OFFLINE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 @dataclass(frozen=True)
 class Args:
-    workdir: Path  # the run folder that train.py wrote
-    classifier: Path | None = None  # run folder of a classifier, whose gradient may guide
+    workdir: Path | None = None  # the run folder that training wrote
+    pretrained: str | None = None  # instead, a published model, as imagenet64
+    classifier: Path | None = None  # run, or published model, whose gradient may guide
     checkpoint: str = "best"  # step of the checkpoint, newest, or best, if any is known to be
     ema: float | None = None  # rate of the averaged weights; 0: those being trained
     sampler: str = ""  # that the page begins with; empty: the run's own
@@ -49,11 +52,13 @@ def main() -> None:
     require_gradio()
     with naming_options(Args, {"num": "--max-num"}):
         require_free(args.host, args.port)
-        run = load_run(args.workdir, args.checkpoint, args.ema)
+        run = load_run(find_folder(args), args.checkpoint, args.ema)
+        classifier = args.classifier and pretrained.companion("classifier", args.classifier)
         devices.use_every_core()
         limits = replace(Limits(), num=args.max_num, waiting=args.max_waiting)
-        loading = {"checkpoint": None if args.checkpoint == "best" else args.checkpoint}
-        studio = Studio(run, args.classifier, limits, args.batch_size, loading | {"ema": args.ema})
+        loading = {name: getattr(args, name) for name in ("workdir", "pretrained", "ema")}
+        loading["checkpoint"] = None if args.checkpoint == "best" else args.checkpoint
+        studio = Studio(run, classifier, limits, args.batch_size, loading)
         start = DrawSettings(
             sampler=args.sampler, steps=args.steps, num=min(DrawSettings.num, args.max_num)
         )
@@ -65,7 +70,10 @@ def main() -> None:
 
         built = page.build(studio, start, Path(folder))
         address = page.launch(built, studio, args.host, args.port)
-        print(f"The studio of {args.workdir}: {address} (Ctrl-C ends it)", flush=True)
+        print(
+            f"The studio of {args.pretrained or args.workdir}: {address} (Ctrl-C ends it)",
+            flush=True,
+        )
         try:
             while True:
                 time.sleep(3600)
@@ -77,6 +85,15 @@ def require_gradio() -> None:
     """Raises UserError if the extra `demo` is not installed."""
     if importlib.util.find_spec("gradio") is None:
         raise UserError("the studio needs Gradio; run `pip install 'ddpm-jax[demo]'`")
+
+
+def find_folder(args: Args) -> Path:
+    """The folder of the run; a published model is fetched first. Raises UserError."""
+    if args.workdir is not None and args.pretrained is None:
+        return args.workdir
+    if args.pretrained is not None and args.workdir is None:
+        return pretrained.run_folder(args.pretrained)
+    raise UserError("give a run folder, as workdir=DIR, or a published model, as pretrained=NAME")
 
 
 def require_free(host: str, port: int) -> None:

@@ -76,7 +76,7 @@ def draw_tab(
             save_arrays(batch, out)
             batch.save_grid(out / "grid.png")
             options = studio.draw_options(settings)
-            same = sample_command(studio.run.workdir, options, studio.loading)
+            same = sample_command(options, studio.loading)
             address = f"{_address(request)}?{query_of(settings)}".rstrip("?")
             yield [shown, same, address, *downloads(files, out)]
 

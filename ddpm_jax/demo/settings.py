@@ -96,14 +96,12 @@ class EditSettings(ChainSettings):
     resample: int = 4  # of inpainting: how often each jump of RePaint is taken; 1: no jumps
 
 
-def sample_command(
-    workdir: Path, options: GenerationOptions, loading: Mapping[str, Any] | None = None
-) -> str:
-    """The command that draws the same files: sample.py with `loading` and `options`."""
-    words = ["python", "sample.py", "--workdir", str(workdir)]
+def sample_command(options: GenerationOptions, loading: Mapping[str, Any]) -> str:
+    """The command that draws the same files: `loading` says of what run, with what weights."""
+    words = ["python", "-m", "ddpm_jax", "sample"]
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     default = vars(GenerationOptions())
-    for name, value in (dict(loading or {}) | given).items():
+    for name, value in (dict(loading) | given).items():
         if value is not None and value != default.get(name):
             words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join(words)

@@ -52,7 +52,7 @@ class Studio:
     classifier: Path | None = None
     limits: Limits = field(default_factory=Limits)
     batch_size: int = 16
-    loading: Mapping[str, Any] = field(default_factory=dict)  # checkpoint and ema of the run
+    loading: Mapping[str, Any] = field(default_factory=dict)  # the run, as options of `sample`
 
     def __post_init__(self) -> None:
         """Raises UserError for a run that draws nothing by itself, or has no whole checkpoint."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import sample
+from ddpm_jax.commands import sample
 from ddpm_jax.config import command_line
 from ddpm_jax.demo import __main__ as command
 from ddpm_jax.demo.narration import narrated, sentence
@@ -61,9 +61,9 @@ def test_the_command_asks_sample_py_for_the_same(studio):
     timed = dataclasses.replace(SETTINGS, labels="random", start=0.25, end=0.8)
     for settings in (DrawSettings(), SETTINGS, timed):
         options = studio.draw_options(settings)
-        words = sample_command(studio.run.workdir, options, {"ema": None}).split()
-        assert words[:2] == ["python", "sample.py"]
-        args = command_line.parse(sample.Args, words[2:])
+        words = sample_command(options, {"workdir": studio.run.workdir, "ema": None}).split()
+        assert words[:4] == ["python", "-m", "ddpm_jax", "sample"]
+        args = command_line.parse(sample.Args, words[4:])
         asked = {field.name for field in dataclasses.fields(GenerationOptions)}
         got = GenerationOptions(**{name: getattr(args, name) for name in asked})
         want = dataclasses.replace(options, labels=options.labels or "")
@@ -264,6 +264,8 @@ def test_a_request_may_be_stopped_before_its_turn_and_too_many_may_not_wait():
         (["RUN", "--host", "no.such.host.invalid"], "cannot listen there at no.such.host"),
         (["RUN", "--classifier", "RUN"], "--classifier .*knows no classes"),
         (["RUN", "--max-num", "0"], "--max-num"),
+        (["RUN", "--pretrained", "imagenet64"], "give a run folder, as --workdir DIR, or"),
+        (["--pretrained", "imagenet46"], "--pretrained imagenet46: .*did you mean imagenet64"),
     ],
 )
 def test_bad_input_is_one_line(words, says, tiny_run, tmp_path, monkeypatch, capsys):

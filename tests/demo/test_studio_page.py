@@ -164,7 +164,7 @@ def test_a_class_is_drawn_while_one_looks_and_sample_py_draws_the_same_bytes(
     files = [download(page, name, tmp_path) for name in ("draw-samples", "draw-grid")]
     words = page.locator("#draw-command textarea").input_value().split()
     assert {"--labels", "3", "--seed", "7", "--num", "5"} <= set(words)
-    command = [sys.executable, str(ROOT / "sample.py"), *words[2:], "--out", str(tmp_path / "out")]
+    command = [sys.executable, *words[1:], "--out", str(tmp_path / "out")]
     subprocess.run(command, check=True, env=environment(), capture_output=True)
     for file in files:
         assert file.read_bytes() == (tmp_path / "out" / file.name).read_bytes()

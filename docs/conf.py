@@ -55,6 +55,7 @@ nb_execution_timeout = 300  # seconds, of a cell
 nb_merge_streams = True
 
 # The API
+autodoc_mock_imports = ["gradio"]  # of the studio, an extra
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
 default_role = "code"

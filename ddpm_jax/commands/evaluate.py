@@ -96,6 +96,8 @@ def main() -> None:
         check_options(args, of_runs, of_samples)
         args = with_companions(args)
         runs = open_runs(args)
+        if row is not None:
+            clip_as_published(runs)
         if row is not None and args.reference is None:
             args = replace(args, reference=published_results.find_reference(row))
         devices.use_every_core()
@@ -142,6 +144,13 @@ def open_runs(args: Args) -> list[Run]:
     own = [open_run(each, None, args.checkpoint, args.ema) for each in listed(args.workdir)]
     models = listed(args.pretrained)
     return own + [open_run(None, each, args.checkpoint, args.ema) for each in models]
+
+
+def clip_as_published(runs: Sequence[Run]) -> None:
+    """Clips the predicted x_0 where the papers' code does: before guidance alone."""
+    for run in runs:
+        sample = replace(run.config.sample, clip_guided=False)
+        run.config = replace(run.config, sample=sample)
 
 
 def check_options(args: Args, of_runs: list[RunMetric], of_samples: list[str]) -> None:

@@ -62,9 +62,11 @@ def test_the_models_of_a_row_draw_as_it_says(name, tmp_path, monkeypatch) -> Non
     row = ROWS[name]
     args = evaluate.with_companions(evaluate.with_row(evaluate.Args(published=name, num=9), row))
     (run,) = evaluate.open_runs(args)
+    evaluate.clip_as_published([run])
     plan = run.plan(evaluate.generation_options(args))
     first, last = plan.models[0], plan.models[-1]
     assert len(plan.labels[0]) == 9 and (plan.labels[0][0] >= 0) == ("labels" in row.options)
+    assert not first.config.sample.clip_guided
     assert first.config.sample.steps == row.options["steps"]
     assert evaluate.images_config(args, [run]).data.image_size == last.config.data.image_size
     side = re.search(r"(\d+)\D*$", BATCHES.get(row.reference, row.reference))[1]

@@ -570,6 +570,7 @@ def test_a_folder_of_broken_images_alone_is_an_error(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow  # compiles a run of its own
 def test_pictures_are_drawn_by_the_devices_that_train(
     tmp_path, tiny_options, monkeypatch, capsys
 ) -> None:

@@ -273,7 +273,7 @@ def find_reference(
         return read_reference(args.reference, like, (height, width, channels))
     assert config is not None  # samples in files come with a reference: `check_options`
     images = of_data(data_settings(config.data, args))
-    return RealImages(images.name, images, {})
+    return RealImages(images.name, images)
 
 
 def data_settings(settings: DataConfig, args: Args) -> DataConfig:

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from ddpm_jax import data
 from ddpm_jax.config import Config, build_diffusion, command_line, serialization
 from ddpm_jax.config.option_names import naming_options
+from ddpm_jax.demo.report import REPORT, write_report
 from ddpm_jax.interop import pretrained
 from ddpm_jax.models import build_network, count_parameters
 from ddpm_jax.runs import trackers
@@ -100,6 +101,9 @@ def main() -> None:
         rates = make_rates(config, network, mesh)
         run = Run(config, workdir, source, mesh, train_step, evaluators, rates)
         train_loop(run, state, checkpoints)
+
+        # Report
+        processes.on_main_process(partial(write_report, [workdir], workdir / REPORT))
 
 
 def announce(config: Config, workdir: Path, parameters: int, examples: int, mesh: Mesh) -> None:

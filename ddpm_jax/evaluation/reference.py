@@ -5,10 +5,10 @@ them. The second run takes seconds.
 """
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,19 +31,27 @@ from ddpm_jax.runtime.files import cache_folder, expanded
 from ddpm_jax.runtime.processes import on_main_process
 from ddpm_jax.runtime.progress import progress
 
-# In the evaluators' files, and in ours.
+# In the evaluators' files, and in ours; features are clean-fid's alone, for KID.
 NAMES = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
+FEATURES = "feats"
 SEEN_BY = "features_digest"  # in our own files: what the statistics are features of
 KEPT_FEATURES = 100_000  # images up to which the features themselves are kept too, 800 MB
 
 
 class RealImages(NamedTuple):
-    """Images, or statistics that a file gives instead, or both as in ADM's reference batches."""
+    """Images, or what a file knows of them instead, or both as in ADM's reference batches."""
 
     name: str
     images: ImageSet | None
-    given: dict[str, Statistics]  # of the "pool" and "spatial" features
+    given: Reference = Reference()
     given_by: str = ""  # the digest of what saw those images; "": the file does not say
+
+    @property
+    def stored(self) -> set[str]:
+        """The fields of `given` that are not empty."""
+        pool, spatial, features = self.given
+        sizes = {"pool": pool.mean.size, "spatial": spatial.mean.size, "features": features.size}
+        return {name for name, size in sizes.items() if size}
 
 
 def read_reference(text: str, like: DataConfig, shape: tuple[int, int, int]) -> RealImages:
@@ -56,27 +64,45 @@ def read_reference(text: str, like: DataConfig, shape: tuple[int, int, int]) -> 
     if (settings := named_data(text, like, shape)) is not None:
         height, width, _ = shape
         print(f"{text}: cropped and resized to {width}x{height} pixels, as for training")
-        return RealImages(text, of_data(settings), {})
+        return RealImages(text, of_data(settings))
     path = expanded(text)
     file = path / "samples.npz" if (path / "samples.npz").is_file() else path
     if file.is_dir():
-        return RealImages(text, of_folder(file), {})
+        return RealImages(text, of_folder(file))
     if not file.is_file():
         raise UserError(
             f"reference={text}: no such file; it must be tfds:NAME[:SPLIT], folder:PATH, a folder "
-            "of pictures, or an npz of images (arr_0) or of statistics (mu, sigma)"
+            "of pictures, or an npz of images (arr_0), statistics (mu, sigma) or features (feats)"
         )
-    names = ("arr_0", SEEN_BY, *(name for pair in NAMES.values() for name in pair))
+    names = ("arr_0", SEEN_BY, FEATURES, *(name for pair in NAMES.values() for name in pair))
     arrays = read_arrays(file, names, all_of_them=False)
-    given = {
+    given = _given(file, arrays)
+    images = of_array(str(file), arrays["arr_0"]) if "arr_0" in arrays else None
+    real = RealImages(str(file), images, given, str(arrays.get(SEEN_BY, "")))
+    if images is None and not real.stored:
+        raise UserError(
+            f"{file} has no images (arr_0), no statistics (mu, sigma) and no features (feats)"
+        )
+    return real
+
+
+def _given(file: Path, arrays: Mapping[str, np.ndarray]) -> Reference:
+    """What a file's arrays say of the real images. Raises UserError for features that are none."""
+    given = Reference()
+    if FEATURES in arrays:
+        features = arrays[FEATURES].astype(np.float32)
+        if features.ndim != 2:
+            raise UserError(f"{file}: {FEATURES} has shape {features.shape}, expected [N, F]")
+        try:
+            given = Reference(pool=fit(features), features=features)
+        except ValueError as error:
+            raise UserError(f"{file}: {FEATURES}: {error}") from error
+    statistics: dict[str, Any] = {
         kind: Statistics(arrays[mean].astype(float), arrays[cov].astype(float))
         for kind, (mean, cov) in NAMES.items()
         if mean in arrays and cov in arrays
     }
-    images = of_array(str(file), arrays["arr_0"]) if "arr_0" in arrays else None
-    if images is None and not given:
-        raise UserError(f"{file} has no images (arr_0) and no statistics (mu, sigma)")
-    return RealImages(str(file), images, given, str(arrays.get(SEEN_BY, "")))
+    return given._replace(**statistics)
 
 
 def know(real: RealImages, extractor: FeatureExtractor, needs: Collection[str]) -> Reference:
@@ -84,28 +110,24 @@ def know(real: RealImages, extractor: FeatureExtractor, needs: Collection[str]) 
 
     Raises UserError, also for statistics of other features than the extractor's.
     """
-    if real.given and (real.given_by or extractor.digest) != extractor.digest:
+    stored = real.stored
+    if stored and (real.given_by or extractor.digest) != extractor.digest:
         raise UserError(f"{real.name} has statistics of other features than {extractor.name}")
-    if real.given and not (real.given_by or extractor.is_inception):
+    if stored and not (real.given_by or extractor.is_inception):
         raise UserError(
             f"{real.name} does not say which features its statistics are of; other files than ours "
             "have those of Inception"
         )
-    missing = set(needs) & set(Reference._fields) - set(real.given)
+    missing = set(needs) & set(Reference._fields) - stored
     if not missing:
-        return _with_given(Reference(), real)
+        return real.given
     if real.images is None:
         raise UserError(
             f"reference={real.name} has no {' and no '.join(sorted(missing))} of real images, "
             "which these metrics need; give images, or fewer metrics"
         )
-    return _with_given(_known_of_images(real.images, extractor, missing), real)
-
-
-def _with_given(known: Reference, real: RealImages) -> Reference:
-    return known._replace(
-        pool=real.given.get("pool", known.pool), spatial=real.given.get("spatial", known.spatial)
-    )
+    found = _known_of_images(real.images, extractor, missing)
+    return found._replace(**{name: getattr(real.given, name) for name in stored})
 
 
 def _known_of_images(

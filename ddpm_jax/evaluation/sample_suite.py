@@ -95,7 +95,7 @@ def describe(
         "features_digest": extractor.digest,
         "reference": real and real.name,
         "reference_images": real.images.num if real and real.images else None,
-        "reference_statistics": "stored in the file" if real and real.given else "of these images",
+        "reference_statistics": "stored in the file" if real and real.stored else "of these images",
         "rows": [
             {
                 "name": row.name,

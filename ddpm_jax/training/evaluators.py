@@ -133,7 +133,7 @@ def metrics_evaluator(
     generator = Generator(config, network, mesh)
     folder = workdir / "evaluation" / "training"
 
-    real = RealImages(config.data.name, of_source(source, config.data), {})
+    real = RealImages(config.data.name, of_source(source, config.data))
 
     @cache
     def known() -> Reference:

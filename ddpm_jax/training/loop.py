@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 
 from ddpm_jax.config import Config, TrainConfig, serialization, traced_steps
 from ddpm_jax.data import Batches, Source, train_batches
-from ddpm_jax.demo.report import REPORT, write_report
 from ddpm_jax.runs.checkpoints import Checkpoints
 from ddpm_jax.runs.digest import sha256
 from ddpm_jax.runs.history import recorded
@@ -45,8 +44,6 @@ class Run(NamedTuple):
 def train_loop(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
     """Trains from `state` to the last step, or until the held-out loss stops falling.
 
-    At its end it writes the report of the run.
-
     Raises:
       RunError: too many steps in a row were not finite, or a checkpoint could not be written.
       signals.Interrupted: a signal came; the steps until then are saved.
@@ -67,8 +64,6 @@ def train_loop(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
             loop.train(batches)
             checkpoints.wait()
             finish(log, run.workdir, loop.state, run.source)
-    if processes.is_main_process():
-        write_report([run.workdir], run.workdir / REPORT)
 
 
 def _batches(run: Run, first: int) -> Batches:

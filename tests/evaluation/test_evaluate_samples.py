@@ -81,6 +81,17 @@ def test_statistics_in_a_file_take_the_place_of_images(measure, place):
     assert batch["rows"][0]["frechet"]["value"] == pytest.approx(expected, rel=1e-6)
 
 
+def test_features_in_a_file_take_the_place_of_images(measure, place):
+    """As clean-fid keeps them for KID."""
+    command = f"--samples fake.npz {FLAT} --metrics frechet,kernel,precision --reference"
+    _, found = measure(f"{command} real.npz")
+    digest = function_extractor("tests.evaluation.pixels:flat").digest
+    np.savez(place / "features.npz", feats=pixels.flat(REAL), features_digest=digest)
+    _, again = measure(f"{command} features.npz")
+    for name in ("frechet", "kernel", "precision"):
+        assert again["rows"][0][name] == pytest.approx(found["rows"][0][name], rel=1e-6)
+
+
 def test_what_was_seen_once_is_not_looked_at_again(measure, monkeypatch):
     command = f"--samples fake.npz --reference real.npz {FLAT} --metrics frechet,precision"
     _, found = measure(command)
@@ -182,7 +193,7 @@ BAD = [
     ),
     (
         f"--samples fake.npz --reference labels.npz --metrics frechet {FLAT}",
-        "no images .arr_0. and",
+        "no images .arr_0., no statistics .mu, sigma. and no features",
     ),
     (
         f"{FAKE_AND_REAL} frechet --features here",

@@ -151,7 +151,7 @@ def pmapped() -> tuple[TrainState, list[float]]:
     [
         pytest.param(real_pmap, False, id="pmap"),
         pytest.param(shard_mapped, False, id="shard_map", marks=pytest.mark.slow),
-        pytest.param(partial(ours, fsdp=DEVICES), True, id="fsdp"),
+        pytest.param(partial(ours, fsdp=DEVICES), True, id="fsdp", marks=pytest.mark.slow),
     ],
 )
 def test_ours_is_the_same_step_in_other_ways(way, split, pmapped, monkeypatch):

@@ -478,6 +478,7 @@ def test_half_written_checkpoints_are_named_and_training_goes_on(copy, tiny_opti
     assert sorted(path.name for path in (copy / "checkpoints").iterdir()) == ["2", "4", "6"]
 
 
+@pytest.mark.slow  # of checkpoints alone: runs/test_checkpoints.py
 def test_a_damaged_checkpoint_makes_way_for_the_one_before(copy, tiny_options, tiny_run) -> None:
     halve_the_arrays(copy / "checkpoints" / "6")
     done = start("sample.py", "--workdir", copy, "--num", "2")
@@ -538,6 +539,7 @@ def break_images(folder: Path) -> list[Path]:
 FOLDER = "--model.num-classes 0 --diffusion.label-dropout 0 --train.steps 4 --data.name"
 
 
+@pytest.mark.slow  # of the pipeline alone: data/test_folder.py
 def test_training_goes_on_without_broken_images_and_fits_the_others(
     tmp_path, tiny_options, monkeypatch, capsys, caplog
 ) -> None:

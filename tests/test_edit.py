@@ -116,7 +116,7 @@ def test_a_higher_strength_is_further_from_the_image(run):
     assert np.abs(other.astype(int) - edited.row("strength 1")).mean() < far / 2
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 8])
+@pytest.mark.parametrize("batch_size", [1, pytest.param(2, marks=pytest.mark.slow), 8])
 def test_every_number_of_devices_edits_the_same(run, place, batch_size):
     options, alone = guided(place, batch_size), guided(place)
     for edit_images in (
@@ -126,6 +126,7 @@ def test_every_number_of_devices_edits_the_same(run, place, batch_size):
         np.testing.assert_allclose(edit_images(options), edit_images(alone), atol=1e-3)
 
 
+@pytest.mark.slow  # compiles four guided chains
 def test_an_inversion_under_guidance_is_undone_under_the_same(run, place):
     edited = run.invert(IMAGES, GenerationOptions(**vars(guided(place)) | {"steps": 12}))
     unguided = run.invert(IMAGES, GenerationOptions(steps=12, labels=[1, 2, 0, 2], batch_size=4))

@@ -151,6 +151,7 @@ def test_another_number_of_classes_than_the_data_has_is_refused() -> None:
         with_classes(config("digits", 5), numbered(0))
 
 
+@pytest.mark.slow  # compiles a step of its own, twice
 def test_a_run_keeps_its_classes_and_resumes_with_them(
     tmp_path: Path,
     tiny_options: list[str],

@@ -71,6 +71,7 @@ def test_an_older_checkpoint_can_be_named(bpd):
     assert older["total_bpd"] != newest["total_bpd"]
 
 
+@pytest.mark.slow  # as sample.py, killed, in test_sample.py
 def test_an_evaluation_killed_at_any_moment_goes_on_where_it_was(tiny_run, tmp_path):
     def start(out: Path) -> subprocess.Popen:
         options = ["--num", "256", "--batch-size", "4", "--out", str(out)]

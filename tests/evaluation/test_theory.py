@@ -76,6 +76,7 @@ def test_the_kernel_distance_of_equal_distributions_is_nothing_within_its_error(
         kernel_distances(x[:100], y, 100, 200)
 
 
+@pytest.mark.slow  # many sets of samples
 def test_its_standard_error_is_the_spread_over_sets_of_samples():
     rng = np.random.default_rng(4)
     y = rng.standard_normal((3000, 6))

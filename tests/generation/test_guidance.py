@@ -137,6 +137,7 @@ def test_classifier_free_guidance_at_scale_1_is_the_model_itself(draw):
     assert moved(images(draw("--workdir base --labels 2"))[0], one).min() > 1
 
 
+@pytest.mark.slow  # of the chain alone: sampling/test_guidance.py
 def test_both_at_once_draw_each_pair_of_scales(draw):
     both = "--workdir base --classifier judge"
     out = draw(f"{both} --guidance-scale 0,2 --cfg-scale 1,3")

@@ -122,6 +122,7 @@ def test_labels_are_chosen_for_each_sample_alone():
             choose_labels(spec, 4, classes, 0)
 
 
+@pytest.mark.slow  # compiles a run of its own
 def test_points_are_drawn_as_panels_and_gifs(tmp_path):
     run = tmp_path / "run"
     tiny = "--train.steps 5 --model.channels 8 --diffusion.timesteps 20 --sample.num 50".split()

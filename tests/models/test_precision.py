@@ -126,6 +126,7 @@ def test_gradients_of_bfloat16_are_float32_and_near_those_of_float32(whole):
     assert 0.99 < a @ b / np.linalg.norm(a) / np.linalg.norm(b) < 1 - 1e-9
 
 
+@pytest.mark.slow  # compiles a gradient twice
 def test_remat_computes_the_same_gradient_with_dropout(whole):
     loss, inputs = loss_and_inputs(with_model(ONE_LEVEL, dtype="float32", remat=True))
     got, want = jax.jit(jax.value_and_grad(loss))(*inputs), whole

@@ -272,6 +272,7 @@ PICTURES = f"""
 """.split()
 
 
+@pytest.mark.slow  # compiles a run of its own
 def test_what_ends_a_run_amid_a_picture_costs_no_step(tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     arguments = ["--workdir", str(workdir), *PICTURES]

@@ -99,7 +99,8 @@ def alone() -> tuple[TrainState, list[float]]:
     return train(CONFIG, mesh_of(1), 100)
 
 
-@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 8])
+@pytest.mark.slow  # of a perceptron: runtime/test_processes.py; of pmap: test_devices.py
+@pytest.mark.parametrize("count", [2, 8])
 def test_the_number_of_devices_changes_nothing_but_rounding(alone, count):
     state, losses = train(CONFIG, mesh_of(count), 100)
     np.testing.assert_allclose(losses, alone[1], rtol=1e-5)
@@ -135,6 +136,7 @@ def test_the_loss_is_the_mean_over_the_quarters_of_the_chain():
     assert abs(float(metrics["loss"]) - 1) < 0.2
 
 
+@pytest.mark.slow  # half a minute; golden steps of training have micro-batches too
 def test_four_micro_batches_of_32_have_the_gradient_of_one_batch_of_128():
     network, mesh = build_network(CONFIG), mesh_of(2)
     batch = devices.shard_local_batch(batch_of(0, 128), mesh)

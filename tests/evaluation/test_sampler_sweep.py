@@ -32,6 +32,7 @@ def run(main, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     main()
 
 
+@pytest.mark.slow  # compiles four chains; the other sweep shares all but the table
 def test_a_sweep_measures_sample_pys_samples_and_more_of_them_later(
     place, tmp_path, monkeypatch
 ) -> None:

@@ -142,7 +142,13 @@ BY_CLASSIFIER, BY_ITSELF = (unconditional, guide), (free,)
 @pytest.mark.parametrize("networks", [BY_CLASSIFIER, BY_ITSELF], ids=["classifier", "free"])
 @pytest.mark.parametrize(
     ("name", "length"),
-    [("ddpm", "1000"), ("ddim", "1000"), ("edm", "100"), ("dpmpp_2m_sde", "100"), ("unipc", "50")],
+    [
+        ("ddpm", "1000"),
+        pytest.param("ddim", "1000", marks=pytest.mark.slow),
+        pytest.param("edm", "100", marks=pytest.mark.slow),
+        ("dpmpp_2m_sde", "100"),
+        ("unipc", "50"),
+    ],
 )
 def test_guidance_at_scale_1_reaches_the_conditional_mean_and_covariance(name, length, networks):
     condition = condition_of(4500)

@@ -19,9 +19,11 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "extensions"))
-# The pages are made on a CPU, by the package beside them; notebooks and commands inherit both.
+# The pages are made on a CPU, by the package beside them and this Python, also where it is not
+# activated; notebooks and commands inherit all three.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["PYTHONPATH"] = str(HERE.parent)
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 sys.path.insert(0, str(HERE.parent))
 
 project = "ddpm_jax"

@@ -46,7 +46,7 @@ include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**"]
 exclude_patterns = [".*", "build", "runs", "**/node_modules", "**/.ipynb_checkpoints"]
 nitpicky = True
 # Names of other packages, and of types that have no entry of their own: shown, but no links.
-nitpick_ignore_regex = [("py:.*", r"(?!ddpm_jax\.).*")]
+nitpick_ignore_regex = [("py:.*", r"(?!ddpm_jax\.).*"), ("py:.*", r"ddpm_jax\.errors\..*")]
 
 # Pages in Markdown
 myst_enable_extensions = ["dollarmath", "colon_fence", "fieldlist"]

@@ -9,7 +9,7 @@ from ddpm_jax.generation import Run, load_run
 from ddpm_jax.interop import pretrained
 
 RESULTS = Path("pretrained")  # what is made of published models; never in the cache
-Args = TypeVar("Args")
+AnyArgs = TypeVar("AnyArgs")
 
 
 def open_run(
@@ -34,7 +34,7 @@ def open_run(
     return load_run(folder, checkpoint, ema, RESULTS / pretrained.folder_name(model))
 
 
-def with_companions(args: Args) -> Args:
+def with_companions(args: AnyArgs) -> AnyArgs:
     """The options with the runs of the published classifier and upsampler that they name."""
     named = {role: getattr(args, role, None) for role in pretrained.COMPANIONS}
     found = {

@@ -21,7 +21,7 @@ from ddpm_jax.config import command_line
 from ddpm_jax.config.option_names import naming_options
 from ddpm_jax.demo.settings import DrawSettings, Limits
 from ddpm_jax.demo.studio import Studio
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, how_to_install
 from ddpm_jax.generation import load_run
 from ddpm_jax.interop import pretrained
 from ddpm_jax.runtime import devices, signals
@@ -84,7 +84,7 @@ def main() -> None:
 def require_gradio() -> None:
     """Raises UserError if the extra `demo` is not installed."""
     if importlib.util.find_spec("gradio") is None:
-        raise UserError("the studio needs Gradio; run `pip install 'ddpm-jax[demo]'`")
+        raise UserError(f"the studio needs Gradio; run {how_to_install('demo')}")
 
 
 def find_folder(args: Args) -> Path:

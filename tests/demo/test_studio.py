@@ -295,5 +295,6 @@ def test_without_gradio_one_line_says_what_to_install(tiny_run, monkeypatch, cap
         run_script(command.main)
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
-        "error: the studio needs Gradio; run `pip install 'ddpm-jax[demo]'`\n"
+        "error: the studio needs Gradio; run `pip install 'ddpm-jax[demo]'`, "
+        "or in a checkout `pip install -e '.[demo]'`\n"
     )

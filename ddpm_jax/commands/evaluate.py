@@ -134,8 +134,7 @@ def compare(row: PublishedResult, measured: Row, out: Path) -> None:
     """Prints and writes the published numbers beside the measured ones, and the verdict."""
     values = {name: estimate.value for name, estimate in measured.estimates.items()}
     text = published_results.comparison(row, values, measured.num)
-    write = partial((out / "published.md").write_text, f"{text}\n")
-    processes.on_main_process(write)
+    processes.on_main_process(partial(published_results.write, text, out))
     print(text)
 
 

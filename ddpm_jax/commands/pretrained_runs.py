@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import TypeVar
 
-from ddpm_jax.errors import UserError
+from ddpm_jax.config import command_line
 from ddpm_jax.generation import Run, load_run
 from ddpm_jax.interop import pretrained
 
@@ -22,16 +22,9 @@ def open_run(
 
     What is made of the model goes to `pretrained/NAME` in the working directory.
     """
-    if (workdir is None) == (model is None):
-        raise UserError(
-            "give a run folder, as workdir=DIR, or a published model, as pretrained=NAME, "
-            "and not both"
-        )
-    if model is None:
-        assert workdir is not None
-        return load_run(workdir, checkpoint, ema)
-    folder = pretrained.run_folder(model)
-    return load_run(folder, checkpoint, ema, RESULTS / pretrained.folder_name(model))
+    folder = pretrained.folder_of(workdir, model)
+    results = None if model is None else RESULTS / command_line.model_folder(model)
+    return load_run(folder, checkpoint, ema, results)
 
 
 def with_companions(args: AnyArgs) -> AnyArgs:

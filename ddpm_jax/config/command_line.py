@@ -78,7 +78,7 @@ def parse_train(
             raise UserError(f"--config: --pretrained {model} brings its own; leave one of them out")
         if config_of_model is None:
             raise UserError(f"--pretrained {model}: only train.py starts from published models")
-        name = model.replace("/", "--")
+        name = model_folder(model)
         default = TrainOptions(pretrained=model, **_sections(config_of_model(model)))
     options = parse(TrainOptions, argv, default, TRAIN_DESCRIPTION)
     config = Config(**_sections(options))
@@ -87,6 +87,11 @@ def parse_train(
     require_dry_run(options.dry_run, options.tpu)
     workdir = options.workdir or Path("runs") / name
     return TrainCommand(config, workdir, options.dry_run, options.tpu, options.pretrained)
+
+
+def model_folder(model: str) -> str:
+    """What a published model's folders are called: its name, without slashes."""
+    return model.replace("/", "--")
 
 
 def require_dry_run(dry_run: bool, tpu: str | None) -> None:

@@ -52,7 +52,9 @@ def main() -> None:
     require_gradio()
     with naming_options(Args, {"num": "--max-num"}):
         require_free(args.host, args.port)
-        run = load_run(find_folder(args), args.checkpoint, args.ema)
+        run = load_run(
+            pretrained.folder_of(args.workdir, args.pretrained), args.checkpoint, args.ema
+        )
         classifier = args.classifier and pretrained.companion("classifier", args.classifier)
         devices.use_every_core()
         limits = replace(Limits(), num=args.max_num, waiting=args.max_waiting)
@@ -85,15 +87,6 @@ def require_gradio() -> None:
     """Raises UserError if the extra `demo` is not installed."""
     if importlib.util.find_spec("gradio") is None:
         raise UserError(f"the studio needs Gradio; run {how_to_install('demo')}")
-
-
-def find_folder(args: Args) -> Path:
-    """The folder of the run; a published model is fetched first. Raises UserError."""
-    if args.workdir is not None and args.pretrained is None:
-        return args.workdir
-    if args.pretrained is not None and args.workdir is None:
-        return pretrained.run_folder(args.pretrained)
-    raise UserError("give a run folder, as workdir=DIR, or a published model, as pretrained=NAME")
 
 
 def require_free(host: str, port: int) -> None:

@@ -5,12 +5,14 @@ by the evaluator that ours equals to rounding. Where a paper's classes are rando
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation.markdown import markdown_table
 from ddpm_jax.interop import published
 from ddpm_jax.interop.download import download
-from ddpm_jax.runtime.files import cache_folder
+from ddpm_jax.runtime.files import cache_folder, replacing
 
 NUM = 50_000
 # The largest distance that chance and rounding may explain: seed ranges of one model differ by some
@@ -171,14 +173,18 @@ def comparison(row: PublishedResult, measured: Mapping[str, float], num: int) ->
     """A Markdown table of the published and the measured values, and a verdict in a line."""
     columns = list(row.values)
     lines = [
-        ["", "samples", *columns],
-        ["-"] * (len(columns) + 2),
         ["published", f"{NUM:,}", *(f"{row.values[name]:g}" for name in columns)],
         ["measured", f"{num:,}", *(f"{measured[name]:.4g}" for name in columns)],
         ["may differ by", "", *(_allowed(name) for name in columns)],
     ]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = markdown_table(["", "samples", *columns], lines)
     return f"{table}\npublished: {row.source}\n{verdict(row, measured, num)}"
+
+
+def write(text: str, out: Path) -> None:
+    """Writes published.md."""
+    with replacing(out / "published.md") as temporary:
+        temporary.write_text(f"{text}\n")
 
 
 def verdict(row: PublishedResult, measured: Mapping[str, float], num: int) -> str:

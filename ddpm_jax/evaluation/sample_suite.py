@@ -12,6 +12,7 @@ import numpy as np
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.features import FeatureExtractor, features_of
 from ddpm_jax.evaluation.images import ImageSet
+from ddpm_jax.evaluation.markdown import markdown_table
 from ddpm_jax.evaluation.metrics import METRICS, Estimate, Reference, Samples, measure
 from ddpm_jax.evaluation.reference import RealImages
 from ddpm_jax.runs.digest import sha256
@@ -127,11 +128,10 @@ def heading(results: Mapping[str, Any]) -> str:
 def table(rows: Sequence[Row]) -> str:
     """A Markdown table with a row for each set of samples."""
     names = list(rows[0].estimates)
-    lines = [["samples", "images", *names], ["-"] * (len(names) + 2)]
-    lines += [
+    lines = [
         [row.name, f"{row.num:,}", *(_shown(row.estimates[name]) for name in names)] for row in rows
     ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(["samples", "images", *names], lines)
 
 
 def settings_digest(results: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ddpm_jax.evaluation.markdown import markdown_table
 from ddpm_jax.evaluation.metrics import METRICS
 from ddpm_jax.generation.sample_batch import Scales
 from ddpm_jax.runtime.files import replacing
@@ -39,10 +40,9 @@ def write_tables(
 def table(rows: Sequence[Row], real: SampleMetrics, settings: Sequence[str]) -> str:
     """A Markdown table of settings and metrics, whose last row is that of real images."""
     columns = [*settings, *real]
-    lines = [columns, ["-"] * len(columns)]
-    lines += [[_shown(row[name]) for name in columns] for row in rows]
+    lines = [[_shown(row[name]) for name in columns] for row in rows]
     lines += [["real images", *[""] * (len(settings) - 1), *map(_shown, real.values())]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(columns, lines)
 
 
 def points(rows: Sequence[Row]) -> list[Row]:

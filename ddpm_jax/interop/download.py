@@ -43,39 +43,43 @@ def download(url: str, path: Path, size: int | None = None, sha256: str | None =
       RunError: the disk is full. What came stays.
     """
     part = path.with_name(f"{path.name}.part")
+    with in_cache(path), alone(path):
+        if path.exists():
+            if problem := _problem(path, size, sha256):
+                raise UserError(f"{path} is not the file of {url}: {problem}; remove it")
+            return False
+        if sha256 is None and not _etag_file(part).exists():
+            part.unlink(missing_ok=True)
+        said = _fetch_all(url, part, path)
+        if problem := _problem(part, size, sha256) or _difference(part, said):
+            _forget(part)
+            raise UserError(
+                f"{url} sent another file than the published one, which was removed: "
+                f"{problem}; try again, or put the right file at {path}"
+            )
+        os.replace(part, path)
+        _etag_file(part).unlink(missing_ok=True)
+        return True
+
+
+@contextmanager
+def in_cache(path: Path) -> Iterator[None]:
+    """Makes the folder that `path` lies in, and names the place in errors of the file system.
+
+    Raises UserError where nothing can be written, and RunError if the disk is full.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with alone(path):
-            if path.exists():
-                if problem := _problem(path, size, sha256):
-                    raise UserError(f"{path} is not the file of {url}: {problem}; remove it")
-                return False
-            if sha256 is None and not _etag_file(part).exists():
-                part.unlink(missing_ok=True)
-            said = _fetch_all(url, part, path)
-            if problem := _problem(part, size, sha256) or _difference(part, said):
-                _forget(part)
-                raise UserError(
-                    f"{url} sent another file than the published one, which was removed: "
-                    f"{problem}; try again, or put the right file at {path}"
-                )
-            os.replace(part, path)
-            _etag_file(part).unlink(missing_ok=True)
-            return True
+        yield
     except (PermissionError, FileExistsError, NotADirectoryError) as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise RunError(full_disk(path.parent, error)) from error
-
-
-def full_disk(folder: Path, error: OSError) -> str:
-    """The line about a cache folder without room."""
-    return (
-        f"{folder} cannot be written: {error.strerror}; make room, or name another folder as "
-        "DDPM_JAX_CACHE; the same command then goes on, and what was fetched is kept"
-    )
+        raise RunError(
+            f"{path.parent} cannot be written: {error.strerror}; make room, or name another folder "
+            "as DDPM_JAX_CACHE; the same command then goes on, and what was fetched is kept"
+        ) from error
 
 
 @contextmanager

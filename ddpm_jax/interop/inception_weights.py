@@ -5,7 +5,6 @@ pytorch-fid and torch-fidelity publish the same bytes, a translation of TensorFl
 """
 
 import logging
-import os
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from ddpm_jax.interop.download import download, file_sha256
 from ddpm_jax.interop.mismatch import check_names_and_shapes
 from ddpm_jax.interop.weight_files import Weights
 from ddpm_jax.models.inception import build_inception
-from ddpm_jax.runtime.files import cache_folder, expanded, replacing
+from ddpm_jax.runtime.files import cache_folder, replacing
 
 URL = (
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
@@ -51,7 +50,7 @@ def find_inception(file: Path | None = None) -> InceptionWeights:
       UserError: no such file; it holds anything but these weights; it cannot be fetched; torch is
         needed and not installed.
     """
-    given = _given(file)
+    given = weight_files.named_file(VARIABLE, file)
     digest = SHA256 if given is None else file_sha256(given)
     converted = cache_folder() / f"inception-{digest[:16]}.{CONVERSION}.npz"
     if (arrays := _read_converted(converted)) is None:
@@ -114,17 +113,6 @@ def state_dict_shapes() -> dict[str, tuple[int, ...]]:
         elif name == "fc.bias":
             shapes["fc.bias"] = leaf.shape
     return shapes
-
-
-def _given(file: Path | None) -> Path | None:
-    """The file that the caller or the environment names."""
-    source = "" if file else f"{VARIABLE}: "
-    if not (named := file or os.environ.get(VARIABLE)):
-        return None
-    path = expanded(named)
-    if not path.is_file():
-        raise UserError(f"{source}{path}: no such file")
-    return path
 
 
 def _published() -> Path:

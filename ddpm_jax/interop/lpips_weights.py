@@ -99,11 +99,8 @@ def file_layout() -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def _find(published: Published, folders: list[Path]) -> WeightFile | None:
-    if named := os.environ.get(published.variable):
-        path = expanded(named)
-        if not path.is_file():
-            raise UserError(f"{published.variable}: {path}: no such file")
-        return WeightFile(path)
+    if named := weight_files.named_file(published.variable):
+        return WeightFile(named)
     paths = (folder / published.name for folder in folders)
     return next((WeightFile(path, published.sha256) for path in paths if path.is_file()), None)
 

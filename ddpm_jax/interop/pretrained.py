@@ -12,14 +12,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ddpm_jax.config import Config, command_line, serialization
 from ddpm_jax.errors import RunError, UserError
 from ddpm_jax.interop import hub, published
-from ddpm_jax.interop.download import FULL, alone, download, full_disk
+from ddpm_jax.interop.download import FULL, alone, download, in_cache
 from ddpm_jax.interop.weight_files import require
 from ddpm_jax.runs.folder import network_differences
 from ddpm_jax.runtime.files import cache_folder, expanded
@@ -28,9 +26,18 @@ ORIGIN = "pretrained.json"  # in a run folder: the model that it starts from
 COMPANIONS = {"classifier": "{}_classifier", "upsampler": "upsampler_{}"}  # imagenet64 -> ...
 
 
-def folder_name(name: str) -> str:
-    """What a model's folders are called: its name, without slashes."""
-    return name.replace("/", "--")
+def folder_of(workdir: str | Path | None, model: str | None) -> Path:
+    """The run folder that a command is given, or that of a published model instead.
+
+    Raises UserError unless it is given one of them, and as `run_folder`.
+    """
+    if workdir is not None and model is None:
+        return Path(workdir)
+    if model is not None and workdir is None:
+        return run_folder(model)
+    raise UserError(
+        "give a run folder, as workdir=DIR, or a published model, as pretrained=NAME, and not both"
+    )
 
 
 def run_folder(name: str) -> Path:
@@ -45,15 +52,13 @@ def run_folder(name: str) -> Path:
         nothing of it is left; torch or another package of the extra `interop` is missing.
       RunError: the disk is full. What was fetched is kept.
     """
-    run = cache_folder() / "models" / folder_name(name)
+    run = cache_folder() / "models" / command_line.model_folder(name)
     if (run / "config.json").is_file():
         return run
     check_name(name)
-    with _in_cache(run):
-        run.parent.mkdir(parents=True, exist_ok=True)
-        with alone(run):
-            if not (run / "config.json").is_file():
-                _fetch_and_import(name, run)
+    with in_cache(run), alone(run):
+        if not (run / "config.json").is_file():
+            _fetch_and_import(name, run)
     return run
 
 
@@ -128,19 +133,6 @@ def start_training(name: str, workdir: Path, config: Config) -> None:
         if isinstance(error, shutil.Error) or error.errno in FULL:
             raise RunError(f"--workdir {workdir} cannot be written: {reason}") from error
         raise UserError(f"--workdir {workdir} cannot be made: {reason}; choose another") from error
-
-
-@contextmanager
-def _in_cache(folder: Path) -> Iterator[None]:
-    """Names the cache folder in errors of the file system."""
-    try:
-        yield
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}") from error
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise RunError(full_disk(folder.parent, error)) from error
 
 
 def _fetch_and_import(name: str, run: Path) -> None:

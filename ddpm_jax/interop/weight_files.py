@@ -6,6 +6,7 @@ torch and safetensors are the extra `interop`, imported only to read or write a 
 import ctypes
 import importlib
 import json
+import os
 import re
 import struct
 import sys
@@ -18,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ddpm_jax.errors import RunError, UserError, how_to_install
-from ddpm_jax.runtime.files import replacing
+from ddpm_jax.runtime.files import expanded, replacing
 
 Arrays = Iterable[tuple[str, np.ndarray]]
 
@@ -147,3 +148,13 @@ def require(package: str) -> ModuleType:
         return importlib.import_module(package)
     except ImportError as error:
         raise UserError(f"{package} is not installed: {how_to_install('interop')}") from error
+
+
+def named_file(variable: str, file: Path | None = None) -> Path | None:
+    """`file`, or the one that an environment variable names; raises UserError if there is none."""
+    if not (named := file or os.environ.get(variable)):
+        return None
+    path = expanded(named)
+    if not path.is_file():
+        raise UserError(f"{'' if file else f'{variable}: '}{path}: no such file")
+    return path

@@ -1,20 +1,20 @@
 """A web server on this machine that can misbehave: cut connections, ignore Range, refuse."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler
+
+from tests.interop.in_thread import LocalServer, in_thread
 
 
-class FileServer(ThreadingHTTPServer):
+class FileServer(LocalServer):
     """Serves `body` under every path but those of `bodies`, or 404 if it is None.
 
     `ranges` records the Range header of each request, `conditions` If-Range, `paths` the path.
     """
 
     def __init__(self, body: bytes | None):
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.body = body
         self.bodies: dict[str, bytes] = {}  # by the last part of the path
         self.headers: dict[str, str] = {}  # that each answer has, as ETag
@@ -24,10 +24,6 @@ class FileServer(ThreadingHTTPServer):
         self.ranges: list[str | None] = []
         self.conditions: list[str | None] = []
         self.paths: list[str] = []
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
 
     @property
     def url(self) -> str:
@@ -64,14 +60,6 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
-def serving(body: bytes | None) -> Iterator[FileServer]:
+def serving(body: bytes | None) -> AbstractContextManager[FileServer]:
     """A server in a thread, for the time of the block."""
-    with FileServer(body) as server:
-        thread = Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    return in_thread(FileServer(body))

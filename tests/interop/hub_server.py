@@ -2,25 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler
+
+from tests.interop.in_thread import LocalServer, in_thread
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
-class HubServer(ThreadingHTTPServer):
+class HubServer(LocalServer):
     """Serves `files` as the model `name`; `fetched` records the files that were sent."""
 
     def __init__(self, name: str, files: dict[str, bytes]):
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.name, self.files = name, files
         self.fetched: list[str] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -66,14 +62,6 @@ def _digest(data: bytes) -> str:
     return hashlib.sha1(data).hexdigest()
 
 
-@contextmanager
-def hub(name: str, files: dict[str, bytes]) -> Iterator[HubServer]:
+def hub(name: str, files: dict[str, bytes]) -> AbstractContextManager[HubServer]:
     """A server in a thread, for the time of the block."""
-    with HubServer(name, files) as server:
-        thread = Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    return in_thread(HubServer(name, files))

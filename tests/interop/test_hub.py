@@ -51,8 +51,8 @@ def server(
         monkeypatch.setenv(name, "*")
     with hub(NAME, files) as server:
         # What the client reads from HF_ENDPOINT and HF_HOME when it is imported.
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", server.address)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -99,7 +99,7 @@ def test_without_a_connection_the_line_says_what_to_run(server, tmp_path, monkey
         with pytest.raises(UserError) as caught:
             pretrained.run_folder(NAME)
         assert str(caught.value) == (
-            f"{server.url}/{NAME} cannot be fetched: there is no connection, and it is not in that "
+            f"{server.address}/{NAME} cannot be fetched: there is no connection, and it is not in that "
             "client's cache; try again, or fetch its folder by other means and run `python -m "
             f"ddpm_jax import_weights FOLDER --out {run}`"
         )
@@ -109,7 +109,7 @@ def test_without_a_connection_the_line_says_what_to_run(server, tmp_path, monkey
 def test_a_model_that_is_not_there_is_told(server, tmp_path, capsys) -> None:
     code, _, stderr = command(sample.main, ["--pretrained", "someone/else"], capsys)
     assert code == 2 and stderr.splitlines()[-1] == (
-        f"error: {server.url}/someone/else: there is no such model, or it is not public"
+        f"error: {server.address}/someone/else: there is no such model, or it is not public"
     )
     assert left_in(tmp_path / "cache") == set()
 
@@ -130,7 +130,7 @@ def test_without_the_client_the_line_says_how_to_install_it(server, monkeypatch)
 @pytest.mark.slow
 def test_sample_py_draws_from_a_model_of_the_hub(server, tmp_path) -> None:
     """As a user runs it: the client reads its variables."""
-    environ = {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home")}
+    environ = {"HF_ENDPOINT": server.address, "HF_HOME": str(tmp_path / "home")}
     done = start("sample.py", *f"--pretrained {NAME} --num 2 --steps 3".split(), **environ)
     assert done.returncode == 0, done.stderr
     with np.load("pretrained/someone--ddpm-tiny/drawn/samples.npz") as drawn:

@@ -99,8 +99,8 @@ def test_without_a_connection_the_line_says_what_to_run(server, tmp_path, monkey
         with pytest.raises(UserError) as caught:
             pretrained.run_folder(NAME)
         assert str(caught.value) == (
-            f"{server.address}/{NAME} cannot be fetched: there is no connection, and it is not in that "
-            "client's cache; try again, or fetch its folder by other means and run `python -m "
+            f"{server.address}/{NAME} cannot be fetched: there is no connection, and it is not in "
+            "that client's cache; try again, or fetch its folder by other means and run `python -m "
             f"ddpm_jax import_weights FOLDER --out {run}`"
         )
     assert left_in(tmp_path / "cache") == set()

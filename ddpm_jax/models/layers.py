@@ -357,14 +357,70 @@ def attend(
     v: Float[Array, "batch heads length channels"],
 ) -> Float[Array, "batch length heads*channels"]:
     """Self-attention of a sequence, with the softmax in float32."""
-    batch, heads, length, _ = q.shape
-    # A matrix [length, channels] for each head, and plain products: with the gradient 1.7 times as
-    # fast on CPU as jax.nn.dot_product_attention, whose heads lie between the two axes.
-    q, k, v = (each.reshape(batch * heads, length, -1) for each in (q, k, v))
+    batch, _, length, _ = q.shape
+    attention = softmax_attention if v.dtype == jnp.float32 else lean_attention
+    return attention(q, k, v).swapaxes(1, 2).reshape(batch, length, -1)
+
+
+Heads = Float[Array, "batch heads length channels"]
+
+
+def softmax_attention(q: Heads, k: Heads, v: Heads) -> Heads:
+    """Softmax attention by plain products of a matrix [length, channels] for each head.
+
+    With the gradient 1.7 times as fast on CPU as jax.nn.dot_product_attention, whose heads lie
+    between the two axes.
+    """
+    shape = v.shape
+    q, k, v = (each.reshape(-1, *shape[2:]) for each in (q, k, v))
     logits = jnp.einsum("bnc,bmc->bnm", q, k, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(logits * q.shape[-1] ** -0.5).astype(v.dtype)
-    out = jnp.einsum("bnm,bmc->bnc", weights, v).reshape(batch, heads, length, -1)
-    return out.swapaxes(1, 2).reshape(batch, length, -1)
+    return jnp.einsum("bnm,bmc->bnc", weights, v).reshape(shape)
+
+
+@jax.custom_vjp
+def lean_attention(q: Heads, k: Heads, v: Heads) -> Heads:
+    """Softmax attention with another gradient, for bfloat16: less time of a TPU, half the memory.
+
+    It keeps the exponentials in bfloat16, not the logits in float32. Their sums are a product with
+    ones, and the rows of the softmax's gradient are summed over channels rather than over the
+    sequence (Dao et al. 2022, appendix B.2).
+    """
+    return softmax_attention(q, k, v)
+
+
+def _lean_forward(q: Heads, k: Heads, v: Heads) -> tuple[Heads, tuple[jax.Array, ...]]:
+    logits = _logits(q, k)
+    exponentials = jnp.exp((logits - logits.max(-1, keepdims=True)) * q.shape[-1] ** -0.5)
+    exponentials = exponentials.astype(v.dtype)
+    with_ones = jnp.concatenate([v, jnp.ones((*v.shape[:-1], 1), v.dtype)], axis=-1)
+    sums = jnp.einsum(
+        "bhnm,bhmc->bhnc", exponentials, with_ones, preferred_element_type=jnp.float32
+    )
+    over_total = 1 / sums[..., -1:]
+    out = sums[..., :-1] * over_total
+    return out.astype(v.dtype), (q, k, v, out, exponentials, over_total)
+
+
+def _lean_backward(kept: tuple[jax.Array, ...], gradient: Heads) -> tuple[Heads, Heads, Heads]:
+    q, k, v, out, exponentials, over_total = kept
+    of_sums = (gradient * over_total).astype(v.dtype)
+    row_sums = (of_sums * out).sum(-1, keepdims=True)
+    of_logits = exponentials * (_logits(of_sums, v) - row_sums) * q.shape[-1] ** -0.5
+    of_logits = of_logits.astype(q.dtype)
+    return (
+        jnp.einsum("bhnm,bhmc->bhnc", of_logits, k),
+        jnp.einsum("bhnm,bhnc->bhmc", of_logits, q),
+        jnp.einsum("bhnm,bhnc->bhmc", exponentials, of_sums),
+    )
+
+
+lean_attention.defvjp(_lean_forward, _lean_backward)
+
+
+def _logits(q: Heads, k: Heads) -> Float[Array, "batch heads length length"]:
+    """The product of every q with every k, in float32."""
+    return jnp.einsum("bhnc,bhmc->bhnm", q, k, preferred_element_type=jnp.float32)
 
 
 def heads_of(channels: int, config: ModelConfig) -> int:

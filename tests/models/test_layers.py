@@ -17,7 +17,9 @@ from ddpm_jax.models.layers import (
     Upsample,
     downsample_mean,
     dropout,
+    lean_attention,
     resize_bilinear,
+    softmax_attention,
     timestep_embedding,
     upsample_nearest,
 )
@@ -268,6 +270,35 @@ def test_attention_is_its_definition(num_heads, num_head_channels):
     weights = jax.nn.softmax(jnp.einsum("bqhc,bkhc->bhqk", q, k) / np.sqrt(16 / heads), axis=-1)
     h = jnp.einsum("bhqk,bkhc->bqhc", weights, v).reshape(x.shape)
     np.testing.assert_allclose(block(x), x + block.proj_out(h), atol=1e-5)
+
+
+@pytest.mark.parametrize("spread", [0.1, 1, 4])  # from equal weights to nearly one key a query
+def test_attention_of_bfloat16_has_the_gradient_of_float32_up_to_rounding(spread):
+    q, k, v, upstream = (spread * normal(seed, 2, 3, 40, 16) for seed in range(4))
+
+    def found(attention, dtype):
+        rounded = (jnp.asarray(each, jnp.bfloat16).astype(dtype) for each in (q, k, v))
+        out, pullback = jax.vjp(attention, *rounded)
+        return out, *pullback(jnp.asarray(upstream, jnp.bfloat16).astype(dtype))
+
+    exact = found(softmax_attention, jnp.float32)
+    lean, plain = (found(each, jnp.bfloat16) for each in (lean_attention, softmax_attention))
+    for name, right, ours, its in zip(("out", "q", "k", "v"), exact, lean, plain, strict=True):
+        error, usual = (np.linalg.norm(np.float32(each) - right) for each in (ours, its))
+        assert error <= max(1.6 * usual, 2**-8 * np.linalg.norm(right)), name
+
+
+def test_attention_of_bfloat16_keeps_no_logits_for_its_gradient():
+    x = jax.ShapeDtypeStruct((2, 3, 40, 16), jnp.bfloat16)
+
+    def kept(attention):
+        _, pullback = jax.eval_shape(lambda *inputs: jax.vjp(attention, *inputs), x, x, x)
+        return sorted(
+            leaf.dtype.name for leaf in jax.tree.leaves(pullback) if leaf.shape[-2:] == (40, 40)
+        )
+
+    assert kept(lean_attention) == ["bfloat16"]
+    assert "float32" in kept(softmax_attention)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])

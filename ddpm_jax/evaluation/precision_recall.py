@@ -45,7 +45,7 @@ def neighbour_radii(x: np.ndarray, k: int = K) -> np.ndarray:
             nearest[i:j] = _smallest(nearest[i:j], squared)
             if m > i:
                 nearest[m:n] = _smallest(nearest[m:n], squared.T)
-    return nearest.max(1)
+    return nearest.max(1).clip(0)
 
 
 def _smallest(nearest: np.ndarray, more: np.ndarray) -> np.ndarray:
@@ -60,6 +60,8 @@ def _blocks(num: int) -> Iterator[tuple[int, int]]:
 
 
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """[N, F], [M, F] -> [N, M], in the precision of the vectors."""
-    products = (a * a).sum(1)[:, None] - 2 * (a @ b.T) + (b * b).sum(1)
-    return products.clip(0)
+    """[N, F], [M, F] -> [N, M], in the precision of the vectors; by rounding, some are below 0."""
+    squared = (-2 * a) @ b.T
+    squared += (a * a).sum(1)[:, None]  # in place: passes over memory take as long as products
+    squared += (b * b).sum(1)
+    return squared

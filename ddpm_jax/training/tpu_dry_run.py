@@ -27,8 +27,10 @@ def slice_lines(config: Config, network: Network, target: TPUSlice) -> Iterator[
     yield memory_line(fit)
     if not fit.fits:
         for options, smaller in smaller_settings(config, target):
-            fit = compile_step(smaller, target)
+            fit = compile_step(smaller, target, quickly=True)
             yield f"{memory_line(fit)}, with {options}"
+            if fit.fits:
+                fit = compile_step(smaller, target)
             if fit.fits:
                 yield f"smallest     change that fits: {options}"
                 break
@@ -37,8 +39,13 @@ def slice_lines(config: Config, network: Network, target: TPUSlice) -> Iterator[
     yield from step_lines(config, network, target, fit)
 
 
-def compile_step(config: Config, target: TPUSlice) -> Fit:
+def compile_step(config: Config, target: TPUSlice, quickly: bool = False) -> Fit:
     """The training step of a config, compiled for the slice."""
+    return compile_for(target, lambda: lower_step(config, target), quickly)
+
+
+def lower_step(config: Config, target: TPUSlice) -> jax.stages.Lowered:
+    """The training step of a config, for the chips of the slice."""
     train = config.train
     micro_batch = train.batch_size // train.grad_accumulation_steps
     mesh = slice_mesh(target, config.parallel, micro_batch)
@@ -46,7 +53,7 @@ def compile_step(config: Config, target: TPUSlice) -> Fit:
     abstract = jax.eval_shape(partial(new_state, config, network, optimizer))
     step = make_train_step(config, build_diffusion(config.diffusion), network, optimizer)
     jitted = devices.pmapped(step, mesh, devices.state_sharding(abstract, mesh))
-    return compile_for(target, lambda: jitted.lower(abstract, abstract_batch(config)))
+    return jitted.lower(abstract, abstract_batch(config))
 
 
 def step_lines(config: Config, network: Network, target: TPUSlice, fit: Fit) -> Iterator[str]:
@@ -65,8 +72,11 @@ def smaller_settings(config: Config, target: TPUSlice) -> Iterator[tuple[str, Co
     remat = replace(config, model=replace(config.model, remat=True))
     if not config.model.remat:
         yield "--model.remat True", remat
-    for options, base in (("", remat), (f"--parallel.fsdp {target.size} ", _split(remat, target))):
-        if options and config.parallel.fsdp < target.size:
+    bases = {"": remat}
+    if config.parallel.fsdp < target.size:
+        bases[f"--parallel.fsdp {target.size} "] = _split(remat, target)
+    for options, base in bases.items():
+        if options:
             yield f"{options}--model.remat True", base
         for parts in _more_parts(config.train, target):
             train = replace(base.train, grad_accumulation_steps=parts)

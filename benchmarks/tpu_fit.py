@@ -1,0 +1,208 @@
+"""The smallest TPU slice that each published config trains and samples on. No TPU is used.
+
+    python -m benchmarks.tpu_fit
+    python -m benchmarks.tpu_fit --configs cifar10,imagenet64_adm --chip v6e --json FILE
+
+All compute in bfloat16. Slices are tried from one chip on, and on each of them the settings that
+train the same with less memory, as `train.py --dry-run --tpu` does; of samples, smaller batches.
+First all configs are fitted, by quick compilations; then what fits is compiled once more, with all
+effort, for its speed. That takes hours. FILE keeps what is done, and the same command goes on. At
+the end it is printed as a table.
+"""
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from benchmarks import report
+from benchmarks.tpu import in_a_process
+from ddpm_jax.config import Config, ParallelConfig, build_chain, command_line
+from ddpm_jax.evaluation.markdown import markdown_table
+from ddpm_jax.generation.generator import Generator
+from ddpm_jax.generation.sample_batch import Scales
+from ddpm_jax.models import build_network
+from ddpm_jax.runtime.compiled_cost import program_cost
+from ddpm_jax.runtime.slice_report import Fit, compile_for, cycles_range
+from ddpm_jax.runtime.tpu_slices import SLICES, TPUSlice, prepare, slice_mesh
+from ddpm_jax.training.tpu_dry_run import lower_step, smaller_settings
+
+# Configs that no paper or checkpoint stands behind.
+OURS = {
+    "cifar10_classifier",
+    "digits",
+    "digits_classifier",
+    "digits_unconditional",
+    "folder",
+    "mnist",
+    "s_curve",
+    "stanford_cars_64",
+}
+USES = ("train", "sample")
+# A config with the options that make it, and its program for a slice.
+Setting = tuple[str, Config]
+Lower = Callable[[Config, TPUSlice], jax.stages.Lowered]
+
+
+@dataclass(frozen=True)
+class Args:
+    configs: str = ""  # names; all published ones if there are none
+    chip: Literal["v5e", "v5p", "v6e"] = "v5e"
+    speed: bool = True  # compile what fits once more, for images a second
+    json: Path = Path("benchmarks/results/tpu_fit.json")  # what is done
+
+
+def main() -> None:
+    args = command_line.parse(Args, sys.argv[1:], description=__doc__ or "")
+    published = [each.stem for each in sorted(command_line.CONFIGS.glob("*.py"))]
+    published = [name for name in published if name not in OURS]
+    names = args.configs.split(",") if args.configs else published
+    if unknown := set(names) - set(published):
+        sys.exit(f"no published config: {', '.join(sorted(unknown))}")
+    wanted = [(name, use) for name in names for use in USES if use in uses(load(name))]
+    for work in (fit, *[add_speed] * args.speed):
+        for name, use in wanted:
+            rows = read(args.json)
+            changed = in_a_process(work, name, use, args.chip, rows)
+            if changed is not None:
+                key = key_of(changed)
+                others = [row for row in rows if key_of(row) != key]
+                report.write(args.json, sorted([*others, changed], key=key_of))
+                print(json.dumps(changed), flush=True)
+    print(table([row for row in read(args.json) if row["slice"].startswith(args.chip)]))
+
+
+def load(name: str) -> Config:
+    config = command_line.load_config(command_line.CONFIGS / f"{name}.py")
+    return replace(config, model=replace(config.model, dtype="bfloat16"))
+
+
+def uses(config: Config) -> tuple[str, ...]:
+    return USES[:1] if config.model.kind == "classifier" else USES
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def key_of(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["config"], row["use"], row["slice"].partition(":")[0]
+
+
+def fit(name: str, use: str, chip: str, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The row of a config: the smallest slice, and the first setting on it that fits.
+
+    None if there is such a row. Where the program of its own setting is that of another row, as for
+    the three classes of LSUN, so is all else.
+    """
+    if any(key_of(row) == (name, use, chip) for row in rows):
+        return None
+    config, started = load(name), time.monotonic()
+    tried: list[dict[str, Any]] = []
+    for target in (prepare(each) for each in SLICES if each.startswith(f"{chip}:")):
+        for options, setting in settings(use, config, target):
+            if not tried:
+                program = digest(LOWER[use](setting, target))
+                same = [row for row in rows if row["program"] == program and row["use"] == use]
+                if same:
+                    return same[0] | {"config": name, "same_as": same[0]["config"]}
+            found = compile_for(target, lambda: LOWER[use](setting, target), quickly=True)  # noqa: B023
+            row = {"slice": target.name, "options": options, **memory(found)}
+            print(f"{name} {use}: {row}", flush=True)
+            if found.fits:
+                about = {"config": name, "use": use, **row, "program": program, "tried": tried}
+                return about | {"seconds": round(time.monotonic() - started), **versions()}
+            tried.append(row)
+    sys.exit(f"{name} fits on no slice of {chip}")
+
+
+def settings(use: str, config: Config, target: TPUSlice) -> Iterator[Setting]:
+    """The config's own, and those that take less memory on the slice."""
+    if use == "train":
+        if config.train.batch_size % target.size == 0:
+            yield "", config
+            yield from smaller_settings(config, target)
+        return
+    size = config.sample.batch_size
+    while size >= target.size:
+        options = "" if size == config.sample.batch_size else f"--batch-size {size}"
+        yield options, replace(config, sample=replace(config.sample, batch_size=size))
+        size //= 2
+
+
+def lower_chain(config: Config, target: TPUSlice) -> jax.stages.Lowered:
+    """The chain of the config's sampler, a loop over its steps."""
+    network = build_network(config)
+    mesh = slice_mesh(target, ParallelConfig(), config.sample.batch_size)
+    return Generator(config, network, mesh).lower(network.abstract, Scales())
+
+
+LOWER: dict[str, Lower] = {"train": lower_step, "sample": lower_chain}
+
+
+def add_speed(name: str, use: str, chip: str, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The row of a config with the cycles of its program; None if it has them."""
+    [row] = [each for each in rows if key_of(each) == (name, use, chip)]
+    if "cycles" in row:
+        return None
+    if same := [each for each in rows if each["program"] == row["program"] and "cycles" in each]:
+        return same[0] | {"config": name, "same_as": same[0]["config"]}
+    target, started = prepare(row["slice"]), time.monotonic()
+    [config] = [
+        each for options, each in settings(use, load(name), target) if options == row["options"]
+    ]
+    found = compile_for(target, lambda: LOWER[use](config, target))
+    if found.compiled is None:
+        sys.exit(f"{name} {use} {row['options']}: fits by a quick compilation alone")
+    cost = program_cost(found.compiled)
+    seconds = [cycles / target.chip.clock for cycles in reversed(cycles_range(cost))]
+    images: float = config.train.batch_size
+    if use == "sample":  # the loop over the steps counts once
+        images = config.sample.batch_size / build_chain(config).schedule.num_timesteps
+    speed = {"cycles": cost.total_cycles, "images_per_second": [images / each for each in seconds]}
+    return row | memory(found) | speed | {"speed_seconds": round(time.monotonic() - started)}
+
+
+def memory(found: Fit) -> dict[str, int]:
+    """Bytes of a chip: at the peak, and those that there are."""
+    return {"needed": found.needed, "available": found.available}
+
+
+def digest(lowered: jax.stages.Lowered) -> str:
+    return hashlib.sha256(lowered.as_text().encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, Any]:
+    return {"versions": report.about()["versions"]}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """In Markdown, a line for each config."""
+    cells: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        low, high = row.get("images_per_second", (None, None))
+        speed = "" if low is None else f"{low:.2g} to {high:.2g}"
+        used = f"{row['needed'] / 2**30:.1f}"
+        options = f"`{row['options']}`" if row["options"] else ""
+        cells.setdefault(row["config"], {})[row["use"]] = [row["slice"], options, used, speed]
+    columns = ["config"]
+    for use in USES:
+        columns += [f"{use}s on", "with", "GiB a chip", "images/s"]
+    nothing = [""] * 4
+    return markdown_table(
+        columns,
+        [
+            [f"`{name}`", *by_use.get("train", nothing), *by_use.get("sample", nothing)]
+            for name, by_use in sorted(cells.items())
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

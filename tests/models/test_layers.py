@@ -15,6 +15,7 @@ from ddpm_jax.models.layers import (
     GroupNorm,
     ResBlock,
     Upsample,
+    attend,
     downsample_mean,
     dropout,
     lean_attention,
@@ -288,17 +289,17 @@ def test_attention_of_bfloat16_has_the_gradient_of_float32_up_to_rounding(spread
         assert error <= max(1.6 * usual, 2**-8 * np.linalg.norm(right)), name
 
 
-def test_attention_of_bfloat16_keeps_no_logits_for_its_gradient():
-    x = jax.ShapeDtypeStruct((2, 3, 40, 16), jnp.bfloat16)
-
-    def kept(attention):
-        _, pullback = jax.eval_shape(lambda *inputs: jax.vjp(attention, *inputs), x, x, x)
-        return sorted(
-            leaf.dtype.name for leaf in jax.tree.leaves(pullback) if leaf.shape[-2:] == (40, 40)
-        )
-
-    assert kept(lean_attention) == ["bfloat16"]
-    assert "float32" in kept(softmax_attention)
+@pytest.mark.parametrize(
+    ("length", "dtype", "dtypes"),
+    [(1024, "bfloat16", {"bfloat16"}), (1024, "float32", {"float32"}), (256, "bfloat16", None)],
+)
+def test_a_long_attention_in_bfloat16_keeps_no_logits_in_float32(length, dtype, dtypes):
+    x = jax.ShapeDtypeStruct((2, 3, length, 16), dtype)
+    _, pullback = jax.eval_shape(lambda *inputs: jax.vjp(attend, *inputs), x, x, x)
+    kept = {
+        leaf.dtype.name for leaf in jax.tree.leaves(pullback) if leaf.shape[-2:] == (length, length)
+    }
+    assert kept == dtypes if dtypes else "float32" in kept
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])

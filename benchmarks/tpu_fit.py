@@ -6,8 +6,8 @@
 All compute in bfloat16. Slices are tried from one chip on, and on each of them the settings that
 train the same with less memory, as `train.py --dry-run --tpu` does; of samples, smaller batches.
 First all configs are fitted, by quick compilations; then what fits is compiled once more, with all
-effort, for its speed. That takes hours. FILE keeps what is done, and the same command goes on. At
-the end it is printed as a table.
+effort, for its speed. That takes hours; FILE keeps what is done, and the same command goes on. At
+the end it prints a table.
 """
 
 import hashlib
@@ -183,25 +183,23 @@ def versions() -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """In Markdown, a line for each config."""
+    """In Markdown, a line for each config; speeds only where all are known."""
+    timed = all("images_per_second" in row for row in rows)
     cells: dict[str, dict[str, list[str]]] = {}
     for row in rows:
-        low, high = row.get("images_per_second", (None, None))
-        speed = "" if low is None else f"{low:.2g} to {high:.2g}"
-        used = f"{row['needed'] / 2**30:.1f}"
         options = f"`{row['options']}`" if row["options"] else ""
-        cells.setdefault(row["config"], {})[row["use"]] = [row["slice"], options, used, speed]
-    columns = ["config"]
-    for use in USES:
-        columns += [f"{use}s on", "with", "GiB a chip", "images/s"]
-    nothing = [""] * 4
-    return markdown_table(
-        columns,
-        [
-            [f"`{name}`", *by_use.get("train", nothing), *by_use.get("sample", nothing)]
-            for name, by_use in sorted(cells.items())
-        ],
-    )
+        cell = [row["slice"], options, f"{row['needed'] / 2**30:.1f}"]
+        if timed:
+            cell.append("{:.2g} to {:.2g}".format(*row["images_per_second"]))
+        cells.setdefault(row["config"], {})[row["use"]] = cell
+    names = ["with", "GiB a chip", *["images/s"] * timed]
+    columns = ["config", *(name for use in USES for name in (f"{use}s on", *names))]
+    nothing = [""] * (len(names) + 1)
+    lines = [
+        [f"`{name}`", *(each for use in USES for each in by_use.get(use, nothing))]
+        for name, by_use in sorted(cells.items())
+    ]
+    return markdown_table(columns, lines)
 
 
 if __name__ == "__main__":

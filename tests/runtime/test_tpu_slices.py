@@ -4,18 +4,20 @@ import importlib.util
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import pytest
 
 from ddpm_jax.commands import sample, train
-from ddpm_jax.config import ParallelConfig
+from ddpm_jax.config import Config, ParallelConfig
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.devices import replicated
 from ddpm_jax.runtime.script import run_script
 from ddpm_jax.runtime.slice_report import compile_for, memory_line
 from ddpm_jax.runtime.tpu_slices import CHIPS, SLICES, slice_mesh, tpu_slice
+from ddpm_jax.training.tpu_dry_run import smaller_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 HAS_COMPILER = importlib.util.find_spec("libtpu") is not None
@@ -55,6 +57,22 @@ def test_another_name_is_answered_with_the_one_that_was_meant(name, says):
 def test_a_batch_or_mesh_that_does_not_suit_the_slice_is_refused(parallel, batch_size, says):
     with pytest.raises(UserError, match=says):
         slice_mesh(tpu_slice("v5e:2x4"), parallel, batch_size)
+
+
+def test_settings_that_take_less_are_tried_once_each_the_split_state_last():
+    config = Config()  # batches of 128 over 1 or 4 chips
+    remat, fsdp = "--model.remat True", "--parallel.fsdp 4"
+    parts = [f"{remat} --train.grad-accumulation-steps {n}" for n in (4, 16, 64)]
+    one, four = (
+        {options: setting for options, setting in smaller_settings(config, tpu_slice(name))}
+        for name in ("v5e:1x1", "v5e:2x2")
+    )
+    assert list(one) == [remat, *parts]
+    assert list(four) == [*list(one)[:3], *(f"{fsdp} {each}" for each in list(one)[:3])]
+    assert all(setting.model.remat for setting in four.values())
+    last = four[f"{fsdp} {parts[1]}"]
+    assert last.train == replace(config.train, grad_accumulation_steps=16)
+    assert last.parallel == ParallelConfig(data=1, fsdp=4)
 
 
 def dry_run(*options: str) -> subprocess.CompletedProcess:
@@ -98,6 +116,19 @@ def test_a_tiny_step_compiles_and_what_cannot_fit_is_said():
     for says in ("memory       fits: ", " M a chip, by the compiler: ", "images/s on v5e:2x2"):
         assert says in ended.stdout
     assert "all-reduce" in ended.stdout  # of the gradient
+
+
+@pytest.mark.slow  # two minutes: four compilations
+@pytest.mark.skipif(not HAS_COMPILER, reason="needs libtpu: pip install 'jax[tpu]'")
+def test_the_smallest_change_that_fits_is_found_by_trying():
+    tiny = "--model.channels 8 --model.norm-groups 8 --model.channel-mult 1".split()
+    ended = dry_run(*tiny, "--tpu", "v5e:1x1", "--train.batch-size", "524288")
+    assert ended.returncode == 0, ended.stderr
+    *tried, fits = [line for line in ended.stdout.splitlines() if line.startswith("memory ")]
+    assert len(tried) >= 2 and all("does not fit" in line for line in tried)
+    _, _, options = fits.partition(", with ")
+    assert "fits: " in fits and f"change that fits: {options}\n" in ended.stdout
+    assert "images/s on v5e:1x1" in ended.stdout
 
 
 @pytest.mark.skipif(not HAS_COMPILER, reason="needs libtpu: pip install 'jax[tpu]'")

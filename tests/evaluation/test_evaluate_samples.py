@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.inception import parameters, random_state_dict
 from ddpm_jax.commands import evaluate
 from ddpm_jax.config import ParallelConfig
-from ddpm_jax.evaluation.features import classifier_extractor, function_extractor
+from ddpm_jax.evaluation.features import (
+    classifier_extractor,
+    function_extractor,
+    inception_on,
+)
 from ddpm_jax.evaluation.frechet import frechet_distance
 from ddpm_jax.evaluation.statistics import Statistics, fit
 from ddpm_jax.generation import load_run
@@ -150,6 +155,23 @@ def test_features_are_the_same_on_any_devices(place, devices):
         return classifier_extractor("", run.config, weights, mesh).extract(REAL).pool
 
     np.testing.assert_allclose(seen(devices), seen(1), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.slow  # two minutes: Inception at 299 pixels for 192 images
+def test_inception_and_its_distance_are_the_same_on_any_devices():
+    params = parameters(random_state_dict())
+    images = RNG.integers(0, 256, (2, 32, 16, 16, 3), np.uint8)
+
+    def seen(devices: int) -> tuple[np.ndarray, float]:
+        extract = inception_on(make_mesh(ParallelConfig(data=devices), 16), params, "adm", 16)
+        real, fake = (extract(each).pool for each in images)
+        return real, frechet_distance(fit(real), fit(fake))
+
+    features, distance = seen(1)
+    for devices in (2, 8):
+        its_features, its_distance = seen(devices)
+        np.testing.assert_allclose(its_features, features, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(its_distance, distance, rtol=1e-6)
 
 
 FAKE_AND_REAL = "--samples fake.npz --reference real.npz --metrics"

@@ -37,7 +37,7 @@ def compile_for(
 ) -> Fit:
     """Compiles a program for the chips of its mesh.
 
-    `quickly`, for its memory alone: in a quarter of the time. Its cycles then mean nothing.
+    `quickly`, in a quarter of the time: memory within some percent; the cycles mean nothing.
     """
     available = target.chip.hbm_bytes
     try:

@@ -16,7 +16,8 @@ from ddpm_jax.config import Config, ModelConfig, build_diffusion, data_shape
 from ddpm_jax.data.model_range import to_model_range
 from ddpm_jax.diffusion.losses import training_losses
 from ddpm_jax.models import Network, Params
-from ddpm_jax.models.layers import heads_of, timestep_embedding
+from ddpm_jax.models.attention import heads_of
+from ddpm_jax.models.layers import timestep_embedding
 
 Key = jax.Array | None
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddpm_jax.config import Config, ModelConfig, data_shape
-from ddpm_jax.models.layers import heads_of
+from ddpm_jax.models.attention import heads_of
 
 
 def timestep_embedding(t: Tensor, dim: int, order: str) -> Tensor:

@@ -12,8 +12,9 @@ from jaxtyping import Real
 
 from ddpm_jax.config import ModelConfig
 from ddpm_jax.diffusion.shapes import Array, Float, Int
+from ddpm_jax.models.attention import attend, heads_of, queries_keys_values
 from ddpm_jax.models.initializers import Rngs, normal_init
-from ddpm_jax.models.layers import FLOAT32, GroupNorm, attend, heads_of, linear, queries_keys_values
+from ddpm_jax.models.layers import FLOAT32, GroupNorm, linear
 from ddpm_jax.models.unet import Encoder, dropout_keys
 
 HIDDEN = 2048  # width of the hidden layer of the spatial heads

@@ -22,10 +22,10 @@ from jaxtyping import Real
 
 from ddpm_jax.config import ModelConfig
 from ddpm_jax.diffusion.shapes import Array, Float, Int
+from ddpm_jax.models.attention import Attention
 from ddpm_jax.models.initializers import Rngs, normal_init
 from ddpm_jax.models.layers import (
     FLOAT32,
-    Attention,
     Downsample,
     GroupNorm,
     ResBlock,

@@ -10,7 +10,8 @@ from flax import nnx
 
 from ddpm_jax.config import Config, DataConfig, DiffusionConfig, ModelConfig
 from ddpm_jax.models import build_network, count_parameters, functional
-from ddpm_jax.models.layers import Attention, timestep_embedding
+from ddpm_jax.models.attention import Attention
+from ddpm_jax.models.layers import timestep_embedding
 from ddpm_jax.models.mlp import MLP
 from ddpm_jax.models.unet import UNet
 from tests.models.helpers import random_params

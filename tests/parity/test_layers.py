@@ -13,9 +13,9 @@ from flax import nnx
 
 from ddpm_jax.config import ModelConfig
 from ddpm_jax.interop.openai import from_torch, torch_name
+from ddpm_jax.models.attention import Attention
 from ddpm_jax.models.classifier import AttentionPool
 from ddpm_jax.models.layers import (
-    Attention,
     Downsample,
     GroupNorm,
     ResBlock,

@@ -109,17 +109,27 @@ def fit(name: str, use: str, chip: str, rows: list[dict[str, Any]]) -> dict[str,
         for options, setting in settings(use, config, target):
             if not tried:
                 program = digest(LOWER[use](setting, target))
-                same = [row for row in rows if row["program"] == program and row["use"] == use]
-                if same:
-                    return same[0] | {"config": name, "same_as": same[0]["config"]}
+                same = [row for row in rows if row["program"] == program]
+                if copied := copy_of(same, name, use, chip):
+                    return copied
             found = compile_for(target, lambda: LOWER[use](setting, target), quickly=True)  # noqa: B023
             row = {"slice": target.name, "options": options, **memory(found)}
             print(f"{name} {use}: {row}", flush=True)
             if found.fits:
                 about = {"config": name, "use": use, **row, "program": program, "tried": tried}
-                return about | {"seconds": round(time.monotonic() - started), **versions()}
+                about |= {"seconds": round(time.monotonic() - started)}
+                return about | {"versions": report.about()["versions"]}
             tried.append(row)
     sys.exit(f"{name} fits on no slice of {chip}")
+
+
+def copy_of(rows: list[dict[str, Any]], name: str, use: str, chip: str) -> dict[str, Any] | None:
+    """The first row of that use and chip, for a config of another name; None if there is none."""
+    for row in rows:
+        config, *rest = key_of(row)
+        if rest == [use, chip]:
+            return row | {"config": name, "same_as": config}
+    return None
 
 
 def settings(use: str, config: Config, target: TPUSlice) -> Iterator[Setting]:
@@ -151,8 +161,9 @@ def add_speed(name: str, use: str, chip: str, rows: list[dict[str, Any]]) -> dic
     [row] = [each for each in rows if key_of(each) == (name, use, chip)]
     if "cycles" in row:
         return None
-    if same := [each for each in rows if each["program"] == row["program"] and "cycles" in each]:
-        return same[0] | {"config": name, "same_as": same[0]["config"]}
+    same = [each for each in rows if each["program"] == row["program"] and "cycles" in each]
+    if copied := copy_of(same, name, use, chip):
+        return copied
     target, started = prepare(row["slice"]), time.monotonic()
     [config] = [
         each for options, each in settings(use, load(name), target) if options == row["options"]
@@ -176,10 +187,6 @@ def memory(found: Fit) -> dict[str, int]:
 
 def digest(lowered: jax.stages.Lowered) -> str:
     return hashlib.sha256(lowered.as_text().encode()).hexdigest()[:16]
-
-
-def versions() -> dict[str, Any]:
-    return {"versions": report.about()["versions"]}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

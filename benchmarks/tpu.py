@@ -26,12 +26,14 @@ from jax.sharding import Mesh
 
 from benchmarks import cases, plain_flax, report
 from ddpm_jax.config import Config, ParallelConfig, build_diffusion, command_line
+from ddpm_jax.errors import UserError
 from ddpm_jax.generation.generator import Generator, GuidanceModels
 from ddpm_jax.generation.sample_batch import Scales
 from ddpm_jax.models import Network, build_network, count_parameters
 from ddpm_jax.runtime import devices
 from ddpm_jax.runtime.compiled_cost import program_cost
-from ddpm_jax.runtime.tpu_slices import slice_mesh, tpu_slice, use_no_tpu
+from ddpm_jax.runtime.script import reporting_errors
+from ddpm_jax.runtime.tpu_slices import prepare, slice_mesh, tpu_slice, use_no_tpu
 from ddpm_jax.training.state import init_state, make_optimizer
 from ddpm_jax.training.step import abstract_batch, make_train_step
 
@@ -61,8 +63,8 @@ def main() -> None:
     args = command_line.parse(Args, sys.argv[1:], description=__doc__ or "")
     steps, peers = args.steps.split(","), args.peers.split(",")
     if unknown := set(steps) - set(cases.STEPS) | set(peers) - set(BUILDERS):
-        sys.exit(f"unknown: {', '.join(sorted(unknown))}")
-    tpu_slice(args.topology)
+        raise UserError(f"unknown: {', '.join(sorted(unknown))}")
+    prepare(args.topology)
     if len(peers) > 1:
         in_a_process(compare, args.case, peers)
     rows: list[dict[str, Any]] = []
@@ -203,4 +205,5 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with reporting_errors():
+        main()

@@ -24,11 +24,13 @@ import jax
 from benchmarks import report
 from benchmarks.tpu import in_a_process
 from ddpm_jax.config import Config, ParallelConfig, build_chain, command_line
+from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.markdown import markdown_table
 from ddpm_jax.generation.generator import Generator
 from ddpm_jax.generation.sample_batch import Scales
 from ddpm_jax.models import build_network
 from ddpm_jax.runtime.compiled_cost import program_cost
+from ddpm_jax.runtime.script import reporting_errors
 from ddpm_jax.runtime.slice_report import Fit, compile_for, cycles_range
 from ddpm_jax.runtime.tpu_slices import SLICES, TPUSlice, prepare, slice_mesh
 from ddpm_jax.training.tpu_dry_run import lower_step, smaller_settings
@@ -64,7 +66,9 @@ def main() -> None:
     published = [name for name in published if name not in OURS]
     names = args.configs.split(",") if args.configs else published
     if unknown := set(names) - set(published):
-        sys.exit(f"no published config: {', '.join(sorted(unknown))}")
+        raise UserError(f"no published config: {', '.join(sorted(unknown))}")
+    first, *_ = slices(args.chip)
+    prepare(first)  # says at once if its compiler is missing
     wanted = [(name, use) for name in names for use in USES if use in uses(load(name))]
     for work in (fit, *[add_speed] * args.speed):
         for name, use in wanted:
@@ -76,6 +80,11 @@ def main() -> None:
                 report.write(args.json, sorted([*others, changed], key=key_of))
                 print(json.dumps(changed), flush=True)
     print(table([row for row in read(args.json) if row["slice"].startswith(args.chip)]))
+
+
+def slices(chip: str) -> list[str]:
+    """Names of slices, from the smallest."""
+    return [each for each in SLICES if each.startswith(f"{chip}:")]
 
 
 def load(name: str) -> Config:
@@ -105,7 +114,7 @@ def fit(name: str, use: str, chip: str, rows: list[dict[str, Any]]) -> dict[str,
         return None
     config, started = load(name), time.monotonic()
     tried: list[dict[str, Any]] = []
-    for target in (prepare(each) for each in SLICES if each.startswith(f"{chip}:")):
+    for target in map(prepare, slices(chip)):
         for options, setting in settings(use, config, target):
             if not tried:
                 program = digest(LOWER[use](setting, target))
@@ -120,7 +129,7 @@ def fit(name: str, use: str, chip: str, rows: list[dict[str, Any]]) -> dict[str,
                 about |= {"seconds": round(time.monotonic() - started)}
                 return about | {"versions": report.about()["versions"]}
             tried.append(row)
-    sys.exit(f"{name} fits on no slice of {chip}")
+    raise UserError(f"{name} fits on no slice of {chip}")
 
 
 def copy_of(rows: list[dict[str, Any]], name: str, use: str, chip: str) -> dict[str, Any] | None:
@@ -170,7 +179,7 @@ def add_speed(name: str, use: str, chip: str, rows: list[dict[str, Any]]) -> dic
     ]
     found = compile_for(target, lambda: LOWER[use](config, target))
     if found.compiled is None:
-        sys.exit(f"{name} {use} {row['options']}: fits by a quick compilation alone")
+        raise UserError(f"{name} {use} {row['options']}: fits by a quick compilation alone")
     cost = program_cost(found.compiled)
     seconds = [cycles / target.chip.clock for cycles in reversed(cycles_range(cost))]
     images: float = config.train.batch_size
@@ -210,4 +219,5 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with reporting_errors():
+        main()

@@ -177,7 +177,8 @@ def add_speed(name: str, use: str, chip: str, rows: list[dict[str, Any]]) -> dic
     [config] = [
         each for options, each in settings(use, load(name), target) if options == row["options"]
     ]
-    found = compile_for(target, lambda: LOWER[use](config, target))
+    lowered = LOWER[use](config, target)
+    found = compile_for(target, lambda: lowered)
     if found.compiled is None:
         raise UserError(f"{name} {use} {row['options']}: fits by a quick compilation alone")
     cost = program_cost(found.compiled)
@@ -186,7 +187,8 @@ def add_speed(name: str, use: str, chip: str, rows: list[dict[str, Any]]) -> dic
     if use == "sample":  # the loop over the steps counts once
         images = config.sample.batch_size / build_chain(config).schedule.num_timesteps
     speed = {"cycles": cost.total_cycles, "images_per_second": [images / each for each in seconds]}
-    return row | memory(found) | speed | {"speed_seconds": round(time.monotonic() - started)}
+    speed |= {"program": digest(lowered), "speed_seconds": round(time.monotonic() - started)}
+    return row | memory(found) | speed
 
 
 def memory(found: Fit) -> dict[str, int]:

@@ -105,7 +105,8 @@ def main() -> None:
         extractor = find_extractor(args, of_samples) if of_samples else None
         for metric in of_runs:
             for run in runs:
-                print(metric.evaluate(run_evaluation(args, run)))
+                out = args.out / run.results.name if args.out and len(runs) > 1 else args.out
+                print(metric.evaluate(run_evaluation(args, run, out)))
         if extractor is not None:
             rows, out = measure_samples(args, of_samples, extractor, runs)
             if row is not None:
@@ -190,7 +191,7 @@ def find_extractor(args: Args, names: list[str]) -> FeatureExtractor:
     return extractor
 
 
-def run_evaluation(args: Args, run: Run) -> Evaluation:
+def run_evaluation(args: Args, run: Run, out: Path | None) -> Evaluation:
     """A run and the real images that its own metrics are of; raises UserError."""
     settings = data_settings(run.config.data, args)
     mesh = devices.make_mesh(ParallelConfig(), args.batch_size)
@@ -201,7 +202,7 @@ def run_evaluation(args: Args, run: Run) -> Evaluation:
     if num > len(source):
         raise UserError(f"num={num}: {settings.name} has {len(source)} examples in this split")
     steps = args.steps or ""
-    return Evaluation(run, mesh, source, settings, num, args.batch_size, steps, args.seed, args.out)
+    return Evaluation(run, mesh, source, settings, num, args.batch_size, steps, args.seed, out)
 
 
 def measure_samples(

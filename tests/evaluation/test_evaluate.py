@@ -104,6 +104,17 @@ def test_an_evaluation_killed_at_any_moment_goes_on_where_it_was(tiny_run, tmp_p
     assert json.loads((out / "bpd.json").read_text()) == whole
 
 
+def test_of_several_runs_each_has_its_folder(bpd, tiny_run, tmp_path, monkeypatch):
+    few = ["--num", "4", "--batch-size", "4"]
+    numbers, _ = bpd("alone", *few)
+    both, copy = tmp_path / "both", shutil.copytree(tiny_run, tmp_path / "copy")
+    options = ["--workdir", f"{tiny_run},{copy}", "--out", str(both), *few]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *options])
+    evaluate.main()
+    for run in (tiny_run, copy):
+        assert json.loads((both / run.name / "bpd.json").read_text()) == numbers
+
+
 def test_a_damaged_part_is_computed_again(bpd):
     numbers, out = bpd("damaged", "--num", "8", "--batch-size", "4")
     part = sorted((out / "parts").iterdir())[0]

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from ddpm_jax.evaluation.markdown import markdown_table
 from ddpm_jax.evaluation.metrics import METRICS, Estimate, Reference, Samples, measure
 from ddpm_jax.evaluation.reference import RealImages
 from ddpm_jax.runs.digest import sha256
+from ddpm_jax.runs.history import versions
 from ddpm_jax.runtime import signals
 from ddpm_jax.runtime.files import replacing
 from ddpm_jax.runtime.progress import progress
@@ -107,7 +107,7 @@ def describe(
             }
             for row in rows
         ],
-        "versions": {name: version(name) for name in ("ddpm-jax", "jax", "numpy", "scipy")},
+        "versions": versions(),
     }
 
 

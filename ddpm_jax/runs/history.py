@@ -17,7 +17,7 @@ from ddpm_jax.runs.metrics_log import read_records
 from ddpm_jax.runtime import processes
 
 FILE = "history.jsonl"
-PACKAGES = "ddpm-jax jax jaxlib flax optax orbax-checkpoint numpy".split()
+PACKAGES = "ddpm-jax jax jaxlib flax optax orbax-checkpoint numpy scipy".split()
 
 
 class Start(NamedTuple):

@@ -31,7 +31,7 @@ from ddpm_jax.generation.sample_batch import Scales
 from ddpm_jax.models import build_network
 from ddpm_jax.runtime.compiled_cost import program_cost
 from ddpm_jax.runtime.script import reporting_errors
-from ddpm_jax.runtime.slice_report import Fit, compile_for, cycles_range
+from ddpm_jax.runtime.slice_report import Fit, compile_for, cycles_range, two_digits
 from ddpm_jax.runtime.tpu_slices import SLICES, TPUSlice, prepare, slice_mesh
 from ddpm_jax.training.tpu_dry_run import lower_step, smaller_settings
 
@@ -201,16 +201,14 @@ def digest(lowered: jax.stages.Lowered) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """In Markdown, a line for each config; speeds only where all are known."""
-    timed = all("images_per_second" in row for row in rows)
+    """In Markdown, a line for each config; of what was not compiled in full, no speed."""
     cells: dict[str, dict[str, list[str]]] = {}
     for row in rows:
         options = f"`{row['options']}`" if row["options"] else ""
-        cell = [row["slice"], options, f"{row['needed'] / 2**30:.1f}"]
-        if timed:
-            cell.append("{:.2g} to {:.2g}".format(*row["images_per_second"]))
+        speed = " to ".join(map(two_digits, row.get("images_per_second", [])))
+        cell = [row["slice"], options, f"{row['needed'] / 2**30:.1f}", speed]
         cells.setdefault(row["config"], {})[row["use"]] = cell
-    names = ["with", "GiB a chip", *["images/s"] * timed]
+    names = ["with", "GiB a chip", "images/s"]
     columns = ["config", *(name for use in USES for name in (f"{use}s on", *names))]
     nothing = [""] * (len(names) + 1)
     lines = [

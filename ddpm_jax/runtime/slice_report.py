@@ -98,7 +98,8 @@ def cost_lines(
     peak = peak_flops(chip.kind, dtype)
     assert peak is not None  # as for every chip of the table
     yield (
-        f"speed        {images / slow:,.0f} to {images / fast:,.0f} images/s on {target.name}; "
+        f"speed        {two_digits(images / slow)} to {two_digits(images / fast)} images/s on "
+        f"{target.name}; "
         f"{flops / slow / peak:.1%} to {flops / fast / peak:.1%} of the peak"
     )
     moved = ", ".join(f"{name} {n / 1e6:,.1f} MB" for name, n in cost.collectives.items())
@@ -112,6 +113,11 @@ def cycles_range(cost: Cost) -> tuple[float, float]:
     products = cost.cycles[PRODUCTS] + cost.cycles["attention"]
     fast = products + ELEMENTWISE * (cost.total_cycles - products)
     return fast, WAITING * cost.total_cycles
+
+
+def two_digits(value: float) -> str:
+    """0.123 as 0.12, 1234.5 as 1,200: of an estimate no more digits mean anything."""
+    return f"{float(f'{value:.2g}'):,g}"
 
 
 def gib(size: float) -> str:

@@ -15,7 +15,7 @@ from ddpm_jax.config import Config, ParallelConfig
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.devices import replicated
 from ddpm_jax.runtime.script import run_script
-from ddpm_jax.runtime.slice_report import compile_for, memory_line
+from ddpm_jax.runtime.slice_report import compile_for, memory_line, two_digits
 from ddpm_jax.runtime.tpu_slices import CHIPS, SLICES, slice_mesh, tpu_slice
 from ddpm_jax.training.tpu_dry_run import smaller_settings
 
@@ -44,6 +44,11 @@ def test_another_name_is_answered_with_the_one_that_was_meant(name, says):
     with pytest.raises(UserError, match="--tpu") as error:
         tpu_slice(name)
     assert says in str(error.value)
+
+
+def test_a_speed_has_two_digits_also_if_it_is_less_than_an_image_a_second():
+    given = (0.01234, 0.1, 9.96, 123.4, 1234.5)
+    assert [two_digits(value) for value in given] == ["0.012", "0.1", "10", "120", "1,200"]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """The commands of an installed package: `python -m ddpm_jax train`, `... sample`, ..."""
 
-import difflib
 import sys
 
 from ddpm_jax.commands import COMMANDS, start
+from ddpm_jax.errors import suggestion
 
 PROGRAM = "python -m ddpm_jax"
 
@@ -17,9 +17,7 @@ def main() -> None:
         print("\n".join(f"  {each:<15} {command.about}" for each, command in COMMANDS.items()))
         sys.exit(0 if name else 2)
     else:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        print(f"error: {name}: {hint}there are: {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"error: {name}: {suggestion(name, COMMANDS)}", file=sys.stderr)
         sys.exit(2)
 
 

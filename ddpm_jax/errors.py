@@ -1,4 +1,7 @@
-"""The exceptions that end a script with one line instead of a traceback, and a common answer."""
+"""The exceptions that end a script with one line instead of a traceback, and common answers."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -7,6 +10,17 @@ class UserError(Exception):
 
 class RunError(Exception):
     """The run cannot go on, through no fault of the command: a full disk, a diverged loss. 1."""
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The known name that is nearly `word`, if there is one."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """For an unknown name: the closest known one, if any is close, and all."""
+    close = closest(word, known := list(known))
+    return f"{f'did you mean {close}? ' if close else ''}there are: {', '.join(known)}"
 
 
 def how_to_install(extra: str) -> str:

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import difflib
 import importlib.util
 import itertools
 import os
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from ddpm_jax.config import serialization
 from ddpm_jax.config.schema import Config, DataConfig
 from ddpm_jax.config.validation import check
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, closest, suggestion
 
 T = TypeVar("T")
 
@@ -220,8 +219,8 @@ def _known_configs(path: Path) -> str:
     beside = set(path.parent.resolve().glob("*.py")) - set(PACKAGE.parent.glob("*.py"))
     own = {file.stem: file.stem for file in CONFIGS.glob("*.py")}
     known = own | {file.stem: os.path.relpath(file) for file in beside}
-    close = difflib.get_close_matches(path.stem, known, n=1)
-    meant = f"did you mean {known[close[0]]}? " if close else ""
+    close = closest(path.stem, known)
+    meant = f"did you mean {known[close]}? " if close else ""
     return f"{meant}there are: {', '.join(sorted(known.values()))}"
 
 
@@ -232,5 +231,4 @@ def _meant_field(error: BaseException) -> str:
     if not unknown or unknown[1] not in sections:
         return ""
     fields = typing.get_type_hints(sections[unknown[1]])
-    close = difflib.get_close_matches(unknown[2], fields, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(fields)}"
+    return f"; {suggestion(unknown[2], fields)}"

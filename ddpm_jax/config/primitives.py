@@ -3,7 +3,6 @@
 A rule returns tyro's reader of a type, or None for types that it does not handle.
 """
 
-import difflib
 import re
 import types
 import typing
@@ -14,6 +13,7 @@ from typing import Any, TypeAlias
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from ddpm_jax.config.schema import SamplerName
+from ddpm_jax.errors import closest
 from ddpm_jax.sampling.samplers import sampler_name
 
 Spec: TypeAlias = PrimitiveConstructorSpec[Any]
@@ -70,8 +70,8 @@ def spelt(word: str, choices: tuple[str, ...]) -> str:
     found = [choice for choice in choices if _plain(choice) == _plain(word)]
     if len(found) == 1:
         return found[0]
-    close = difflib.get_close_matches(word.lower(), choices, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    close = closest(word.lower(), choices)
+    hint = f"; did you mean {close}?" if close else ""
     given = ", ".join(map(repr, choices))
     raise ValueError(f"invalid choice {word!r}; there are: {given}{hint}")
 

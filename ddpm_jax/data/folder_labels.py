@@ -1,12 +1,11 @@
 """How a folder's images get their classes: from sub-folders, from file names or from a CSV file."""
 
 import csv
-import difflib
 import re
 from collections import defaultdict
 from pathlib import PurePosixPath
 
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, closest
 from ddpm_jax.runtime.files import expanded
 
 MAX_LABEL = 2**31 - 1
@@ -124,8 +123,8 @@ def _rows(file: str) -> list[tuple[int, str, str]]:
             reader = csv.reader(opened, strict=True)
             rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
     except (FileNotFoundError, IsADirectoryError) as error:
-        close = difflib.get_close_matches(file, ["folders", "names"], n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        close = closest(file, ["folders", "names"])
+        hint = f"; did you mean {close}?" if close else ""
         raise UserError(
             f"data.labels is {file!r}; it must be folders, names or a CSV file that exists{hint}"
         ) from error

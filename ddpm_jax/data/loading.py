@@ -1,6 +1,5 @@
 """From `data.name` to a data set: the table of all kinds."""
 
-import difflib
 import logging
 from collections.abc import Callable
 
@@ -11,7 +10,7 @@ from ddpm_jax.data.folder import FolderRecords, load_folder
 from ddpm_jax.data.sources import Source, load_digits, load_s_curve
 from ddpm_jax.data.tfds_source import load_tfds
 from ddpm_jax.data.transforms import decode_image
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, closest
 from ddpm_jax.runtime import processes
 
 # What stands before the colon of `data.name`. ARGUMENTS has those that something must follow.
@@ -52,8 +51,8 @@ def _unknown(kind: str, argument: str, name: str) -> str:
     forms = {each: f"{each}:{ARGUMENTS[each]}" if each in ARGUMENTS else each for each in SOURCES}
     *others, last = forms.values()
     hint = ""
-    if close := difflib.get_close_matches(kind, SOURCES, n=1):
-        meant = f"{close[0]}:{argument}" if argument and close[0] in ARGUMENTS else forms[close[0]]
+    if close := closest(kind, SOURCES):
+        meant = f"{close}:{argument}" if argument and close in ARGUMENTS else forms[close]
         hint = f"; did you mean {meant}?"
     return f"data.name is {name!r}; it must be {', '.join(others)} or {last}{hint}"
 

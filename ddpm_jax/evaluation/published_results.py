@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, suggestion
 from ddpm_jax.evaluation.markdown import markdown_table
 from ddpm_jax.interop import published
 from ddpm_jax.interop.download import download
@@ -152,7 +152,7 @@ def row_of(name: str) -> PublishedResult:
     """The row of that name; raises UserError with the closest one, and all."""
     if name not in ROWS:
         what = "no row of it is known to us" if name in published.MODELS else "unknown"
-        raise UserError(f"published={name}: {what}; {published.suggestion(name, ROWS)}")
+        raise UserError(f"published={name}: {what}; {suggestion(name, ROWS)}")
     return ROWS[name]
 
 

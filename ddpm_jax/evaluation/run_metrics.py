@@ -4,11 +4,10 @@ A metric of samples is a row of `metrics.METRICS`. One of a run, such as its bou
 is a function of an `Evaluation` and a row of RUN_METRICS.
 """
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, suggestion
 from ddpm_jax.evaluation import bits_per_dimension
 from ddpm_jax.evaluation.bits_per_dimension import Evaluation
 from ddpm_jax.evaluation.metrics import METRICS
@@ -35,8 +34,7 @@ def choose_metrics(text: str) -> tuple[list[RunMetric], list[str]]:
     known = [*RUN_METRICS, *METRICS]
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(known)}"
+            hint = suggestion(name, known)
             raise UserError(f"metrics={text}: {name or 'nothing'} is no metric; {hint}")
     of_runs = [RUN_METRICS[name] for name in names if name in RUN_METRICS]
     return of_runs, [name for name in names if name in METRICS]

@@ -1,12 +1,11 @@
 """Labels of samples, as a caller asks for them."""
 
-import difflib
 from collections.abc import Sequence
 
 import numpy as np
 
 from ddpm_jax.config import Config
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, closest
 from ddpm_jax.generation.options import Labels, as_text
 
 
@@ -57,8 +56,8 @@ def _labels_of(word: str, text: str, names: Sequence[str]) -> Sequence[int]:
         if int(first) > int(last):
             raise UserError(f"labels={text}: {word} runs backwards; give {last}-{first}")
         return range(int(first), int(last) + 1)
-    close = difflib.get_close_matches(word, names, n=1)
-    hint = f"did you mean {close[0]}?" if close else "give numbers as in 3,7 or 0-9"
+    close = closest(word, names)
+    hint = f"did you mean {close}?" if close else "give numbers as in 3,7 or 0-9"
     by_name = f", class names such as {names[0]}" if names and not close else ""
     rest = "" if close else f"{by_name}, all or random"
     raise UserError(f"labels={text}: {word or 'nothing'} is no class; {hint}{rest}")

@@ -1,13 +1,12 @@
 """The `sample` section of a run's config, with what a caller chooses otherwise."""
 
 import dataclasses
-import difflib
 import re
 from pathlib import Path
 
 from ddpm_jax.config import Config, SampleConfig, build_chain, check
 from ddpm_jax.diffusion.spacing import SPACINGS
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, suggestion
 from ddpm_jax.generation.options import GenerationOptions
 from ddpm_jax.sampling.samplers import sampler_name
 
@@ -43,9 +42,8 @@ def _chosen(sample: SampleConfig, options: GenerationOptions) -> SampleConfig:
     if "steps" in chosen:
         chosen["steps"] = str(chosen["steps"])
     if chosen.get("spacing", "default") not in ("default", *SPACINGS):
-        close = difflib.get_close_matches(chosen["spacing"], SPACINGS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise UserError(f"spacing={chosen['spacing']}: there are: {', '.join(SPACINGS)}{hint}")
+        given = chosen["spacing"]
+        raise UserError(f"spacing={given}: {suggestion(given, SPACINGS)}")
     if "sampler" in chosen:
         try:
             chosen["sampler"] = sampler_name(chosen["sampler"])

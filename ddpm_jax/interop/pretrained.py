@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from ddpm_jax.config import Config, command_line, serialization
-from ddpm_jax.errors import RunError, UserError
+from ddpm_jax.errors import RunError, UserError, closest, suggestion
 from ddpm_jax.interop import hub, published
 from ddpm_jax.interop.download import FULL, alone, download, in_cache
 from ddpm_jax.interop.weight_files import require
@@ -70,7 +70,7 @@ def check_name(name: str) -> None:
         raise UserError(f"pretrained={name}: that is a folder; if it is a run, give workdir={name}")
     if not hub.is_name(name):
         raise UserError(
-            f"pretrained={name}: unknown; {published.suggestion(name, published.MODELS)}; or "
+            f"pretrained={name}: unknown; {suggestion(name, published.MODELS)}; or "
             "OWNER/NAME of a UNet2DModel of the Hugging Face hub"
         )
 
@@ -93,8 +93,8 @@ def companion(role: str, named: str | Path) -> Path:
         for name in published.MODELS
         if name.startswith(before) and name.endswith(after)
     ]
-    if "/" not in text and published.closest(text, known):
-        hint = published.suggestion(text, known)
+    if "/" not in text and closest(text, known):
+        hint = suggestion(text, known)
         raise UserError(f"{role}={text}: no such folder, nor a published one; {hint}")
     return Path(named)
 

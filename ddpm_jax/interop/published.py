@@ -4,14 +4,12 @@ The files are those of the READMEs of openai/guided-diffusion (..._adm) and
 openai/improved-diffusion (..._iddpm).
 """
 
-import difflib
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from ddpm_jax.config import Config, check, command_line
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, suggestion
 
 MIRROR = "DDPM_JAX_MIRROR"  # the variable with another address than:
 ADDRESS = "https://openaipublic.blob.core.windows.net/diffusion"
@@ -137,17 +135,6 @@ MODELS = {
 def url(file: str) -> str:
     """The address of a file, as jul-2021/64x64_diffusion.pt, at OpenAI or $DDPM_JAX_MIRROR."""
     return f"{(os.environ.get(MIRROR) or ADDRESS).rstrip('/')}/{file}"
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """For an unknown name: the closest known one, if any is close, and all."""
-    close = closest(name, known := list(known))
-    return f"{f'did you mean {close}? ' if close else ''}there are: {', '.join(known)}"
-
-
-def closest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is nearly `name`, if there is one."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
 
 
 def config_path(model: str) -> Path:

@@ -3,7 +3,6 @@
 libtpu, a wheel, holds the compiler: it needs no TPU. Only its presence is asked for here.
 """
 
-import difflib
 import importlib.util
 import math
 import os
@@ -16,7 +15,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from ddpm_jax.config import ParallelConfig
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, closest
 
 
 class Chip(NamedTuple):
@@ -80,8 +79,8 @@ def _meant(name: str) -> str:
             if tpu_slice(each).size == chips:
                 return f"did you mean {each}?"
         return f"there are: {', '.join(same)}"
-    close = difflib.get_close_matches(name, SLICES, n=1, cutoff=0.7)
-    return f"did you mean {close[0]}?" if close else f"there are: {', '.join(SLICES)}"
+    close = closest(name, SLICES)
+    return f"did you mean {close}?" if close else f"there are: {', '.join(SLICES)}"
 
 
 def slice_mesh(target: TPUSlice, parallel: ParallelConfig, batch_size: int) -> Mesh:

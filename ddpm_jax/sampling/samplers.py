@@ -1,8 +1,8 @@
 """The table that names the samplers."""
 
-import difflib
 import re
 
+from ddpm_jax.errors import closest
 from ddpm_jax.sampling.guidance import shift_mean
 from ddpm_jax.sampling.heun import churned, heun
 from ddpm_jax.sampling.multistep import (
@@ -116,8 +116,8 @@ def sampler_name(word: str) -> str:
     }
     if _plain(word) in known:
         return known[_plain(word)]
-    close = difflib.get_close_matches(_plain(word), known, n=1)
-    hint = f"; did you mean {known[close[0]]}?" if close else ""
+    close = closest(_plain(word), known)
+    hint = f"; did you mean {known[close]}?" if close else ""
     raise ValueError(f"unknown sampler: {word}; there are: {', '.join(SAMPLERS)}{hint}")
 
 

@@ -186,8 +186,13 @@ def add_speed(name: str, use: str, chip: str, rows: list[dict[str, Any]]) -> dic
     images: float = config.train.batch_size
     if use == "sample":  # the loop over the steps counts once
         images = config.sample.batch_size / build_chain(config).schedule.num_timesteps
-    speed = {"cycles": cost.total_cycles, "images_per_second": [images / each for each in seconds]}
-    speed |= {"program": digest(lowered), "speed_seconds": round(time.monotonic() - started)}
+    speed = {
+        "cycles": cost.total_cycles,
+        "uncounted": dict(cost.uncounted),
+        "images_per_second": [images / each for each in seconds],
+        "program": digest(lowered),
+        "speed_seconds": round(time.monotonic() - started),
+    }
     return row | memory(found) | speed
 
 

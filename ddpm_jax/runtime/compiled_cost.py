@@ -16,6 +16,7 @@ CALLS = re.compile(r"(?:calls|to_apply|body|async_computation)=%([\w.-]+)")
 BRANCHES = re.compile(r"(?:branch_computations=\{([^}]*)\}|(?:true|false)_computation=(%[\w.-]+))")
 CONDITION = re.compile(r"condition=%([\w.-]+)")
 CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+NO_ESTIMATE = "9223372036854775807"
 OP_NAME = re.compile(r'op_name="([^"]*)"')
 TARGET = re.compile(r'custom_call_target="([^"]*)"')
 HEADER = re.compile(r"^(ENTRY )?%([\w.-]+) .*\{$")
@@ -153,7 +154,9 @@ class _Reader:
             self._add_own(instruction, total)
 
     def _add_own(self, instruction: Instruction, total: Cost) -> None:
-        if found := CYCLES.search(instruction.rest):
+        if (found := CYCLES.search(instruction.rest)) and found[1] == NO_ESTIMATE:
+            total.uncounted[f"{instruction.opcode} without an estimate"] += 1
+        elif found:
             total.cycles[self._kind(instruction)] += int(found[1])
         for each in self._with_fused(instruction):
             if (name := each.opcode.removesuffix("-start")) in COLLECTIVES:

@@ -78,6 +78,13 @@ def test_a_loop_of_unknown_length_counts_once_and_is_named():
     assert cost.uncounted["loop of unknown length"] == 1
 
 
+def test_an_instruction_without_an_estimate_is_named_as_often_as_it_runs():
+    endless = PROGRAM.replace('"estimated_cycles":"30"', f'"estimated_cycles":"{2**63 - 1}"')
+    cost = program_cost(Compiled(endless))
+    assert cost.total_cycles == 5 * 1000 + 7
+    assert cost.uncounted["fusion without an estimate"] == 5
+
+
 def test_collectives_count_their_bytes_and_what_has_no_price_is_named():
     cost = program_cost(Compiled(PROGRAM))
     assert cost.collectives == {"all-gather": 4 * 256, "all-reduce": 4 * 100 + 2 * 50}

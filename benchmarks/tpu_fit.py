@@ -177,8 +177,7 @@ def add_speed(name: str, use: str, chip: str, rows: list[dict[str, Any]]) -> dic
     [config] = [
         each for options, each in settings(use, load(name), target) if options == row["options"]
     ]
-    lowered = LOWER[use](config, target)
-    found = compile_for(target, lambda: lowered)
+    found = compile_for(target, lambda: LOWER[use](config, target))
     if found.compiled is None:
         raise UserError(f"{name} {use} {row['options']}: fits by a quick compilation alone")
     cost = program_cost(found.compiled)
@@ -190,7 +189,6 @@ def add_speed(name: str, use: str, chip: str, rows: list[dict[str, Any]]) -> dic
         "cycles": cost.total_cycles,
         "uncounted": dict(cost.uncounted),
         "images_per_second": [images / each for each in seconds],
-        "program": digest(lowered),
         "speed_seconds": round(time.monotonic() - started),
     }
     return row | memory(found) | speed

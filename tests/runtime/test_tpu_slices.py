@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from benchmarks import tpu_fit
 from ddpm_jax.commands import sample, train
 from ddpm_jax.config import Config, ParallelConfig
 from ddpm_jax.errors import UserError
@@ -44,6 +45,15 @@ def test_another_name_is_answered_with_the_one_that_was_meant(name, says):
     with pytest.raises(UserError, match="--tpu") as error:
         tpu_slice(name)
     assert says in str(error.value)
+
+
+def test_the_table_of_the_docs_is_that_of_the_figures_and_has_every_published_config():
+    rows = tpu_fit.read(ROOT / "benchmarks" / "results" / "tpu_fit.json")
+    published = {path.stem for path in (ROOT / "configs").glob("*.py")} - tpu_fit.OURS
+    wanted = {(name, use) for name in published for use in tpu_fit.uses(tpu_fit.load(name))}
+    assert {(row["config"], row["use"]) for row in rows} == wanted
+    assert all(row["needed"] <= row["available"] for row in rows)
+    assert tpu_fit.table(rows) in (ROOT / "docs" / "scaling.md").read_text()
 
 
 def test_a_speed_has_two_digits_also_if_it_is_less_than_an_image_a_second():

@@ -16,9 +16,10 @@ import numpy as np
 
 from benchmarks import report
 from ddpm_jax.config import command_line
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, suggestion
 from ddpm_jax.evaluation.features import Features
 from ddpm_jax.evaluation.metrics import METRICS, Reference, Samples
+from ddpm_jax.evaluation.sample_suite import checked_measure
 from ddpm_jax.evaluation.statistics import fit
 from ddpm_jax.runtime.script import reporting_errors
 
@@ -37,7 +38,7 @@ def main() -> None:
     args = command_line.parse(Args, sys.argv[1:], description=__doc__ or "")
     names = args.metrics.split(",")
     if unknown := set(names) - set(METRICS):
-        raise UserError(f"no such metric: {', '.join(sorted(unknown))}")
+        raise UserError(f"--metrics {min(unknown)}: {suggestion(min(unknown), METRICS)}")
     random = np.random.default_rng(0)
     pool, spatial, logits = (
         random.standard_normal((args.num, width), dtype=np.float32)
@@ -51,7 +52,7 @@ def main() -> None:
     seconds = {}
     for name in names:
         started = time.perf_counter()
-        METRICS[name].measure(samples)
+        checked_measure(samples, [name], "a set of random features")
         seconds[name] = time.perf_counter() - started
         print(f"{name:10} {seconds[name]:6.1f} s", flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ import jax
 from benchmarks import report
 from benchmarks.tpu import in_a_process
 from ddpm_jax.config import Config, ParallelConfig, build_chain, command_line
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, suggestion
 from ddpm_jax.evaluation.markdown import markdown_table
 from ddpm_jax.generation.generator import Generator
 from ddpm_jax.generation.sample_batch import Scales
@@ -66,7 +67,7 @@ def main() -> None:
     published = [name for name in published if name not in OURS]
     names = args.configs.split(",") if args.configs else published
     if unknown := set(names) - set(published):
-        raise UserError(f"no published config: {', '.join(sorted(unknown))}")
+        raise UserError(f"--configs {min(unknown)}: {suggestion(min(unknown), published)}")
     first, *_ = slices(args.chip)
     prepare(first)  # says at once if its compiler is missing
     wanted = [(name, use) for name in names for use in USES if use in uses(load(name))]
@@ -121,7 +122,7 @@ def fit(name: str, use: str, chip: str, rows: list[dict[str, Any]]) -> dict[str,
                 same = [row for row in rows if row["program"] == program]
                 if copied := copy_of(same, name, use, chip):
                     return copied
-            found = compile_for(target, lambda: LOWER[use](setting, target), quickly=True)  # noqa: B023
+            found = compile_for(target, partial(LOWER[use], setting, target), quickly=True)
             row = {"slice": target.name, "options": options, **memory(found)}
             print(f"{name} {use}: {row}", flush=True)
             if found.fits:
@@ -177,7 +178,7 @@ def add_speed(name: str, use: str, chip: str, rows: list[dict[str, Any]]) -> dic
     [config] = [
         each for options, each in settings(use, load(name), target) if options == row["options"]
     ]
-    found = compile_for(target, lambda: LOWER[use](config, target))
+    found = compile_for(target, partial(LOWER[use], config, target))
     if found.compiled is None:
         raise UserError(f"{name} {use} {row['options']}: fits by a quick compilation alone")
     cost = program_cost(found.compiled)

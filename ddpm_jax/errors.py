@@ -12,9 +12,9 @@ class RunError(Exception):
     """The run cannot go on, through no fault of the command: a full disk, a diverged loss. 1."""
 
 
-def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known name that is nearly `word`, if there is one."""
-    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
+def closest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name that is nearly `word`, alike by `cutoff` (0 to 1), if there is one."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)), None)
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

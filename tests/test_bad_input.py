@@ -229,7 +229,7 @@ SAMPLE = [
     ("--sampler dpmpp_2m --steps ddim5", 'steps "ddim5": must be a number from 2 to 20, placed by'),
     ("--sampler unipc --steps 1", 'steps "1": must be a number from 2 to 20'),
     ("--sampler heun --eta 0.5", r"--eta 0\.5: must be 0 but for --sampler ddim"),
-    ("--spacing karas", r"--spacing karas: did you mean karras\? there are: respaced, tr"),
+    ("--spacing karas", r"--spacing karas: did you mean karras\? there are: respaced, trailing"),
     ("--checkpoint 5", r"no checkpoint of step 5; there are: \[2, 4, 6\]"),
     ("--eta nan", r"eta nan: must be finite"),
     (["--out", ""], "--out is empty; give a path"),

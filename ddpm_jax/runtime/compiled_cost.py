@@ -16,7 +16,7 @@ CALLS = re.compile(r"(?:calls|to_apply|body|async_computation)=%([\w.-]+)")
 BRANCHES = re.compile(r"(?:branch_computations=\{([^}]*)\}|(?:true|false)_computation=(%[\w.-]+))")
 CONDITION = re.compile(r"condition=%([\w.-]+)")
 CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-NO_ESTIMATE = "9223372036854775807"
+NO_ESTIMATE = str(2**63 - 1)  # stands in the place of cycles
 OP_NAME = re.compile(r'op_name="([^"]*)"')
 TARGET = re.compile(r'custom_call_target="([^"]*)"')
 HEADER = re.compile(r"^(ENTRY )?%([\w.-]+) .*\{$")

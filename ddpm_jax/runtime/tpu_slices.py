@@ -79,7 +79,7 @@ def _meant(name: str) -> str:
             if tpu_slice(each).size == chips:
                 return f"did you mean {each}?"
         return f"there are: {', '.join(same)}"
-    close = closest(name, SLICES)
+    close = closest(name, SLICES, cutoff=0.7)
     return f"did you mean {close}?" if close else f"there are: {', '.join(SLICES)}"
 
 

@@ -106,27 +106,40 @@ def key_of(row: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def fit(name: str, use: str, chip: str, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The row of a config: the smallest slice, and the first setting on it that fits.
+    """The row of a config: where it fits by a quick compilation; None if there is such a row.
 
-    None if there is such a row. Where the program of its own setting is that of another row, as for
-    the three classes of LSUN, so is all else.
+    Where the program of its own setting is that of another row, as for the three classes of LSUN,
+    so is all else.
     """
     if any(key_of(row) == (name, use, chip) for row in rows):
         return None
+    smallest, *_ = slices(chip)
+    target = prepare(smallest)
+    _, own = next(settings(use, load(name), target))
+    program = digest(LOWER[use](own, target))
+    same = [row for row in rows if row["program"] == program]
+    if copied := copy_of(same, name, use, chip):
+        return copied
+    return first_fit(name, use, chip, tried=[]) | {"program": program}
+
+
+def first_fit(name: str, use: str, chip: str, tried: list[dict[str, Any]]) -> dict[str, Any]:
+    """The smallest slice, and on it the first setting that fits by a quick compilation.
+
+    What was `tried` before does not fit, and is not tried again.
+    """
     config, started = load(name), time.monotonic()
-    tried: list[dict[str, Any]] = []
+    tried = list(tried)
+    known = {(row["slice"], row["options"]) for row in tried}
     for target in map(prepare, slices(chip)):
         for options, setting in settings(use, config, target):
-            if not tried:
-                program = digest(LOWER[use](setting, target))
-                same = [row for row in rows if row["program"] == program]
-                if copied := copy_of(same, name, use, chip):
-                    return copied
+            if (target.name, options) in known:
+                continue
             found = compile_for(target, partial(LOWER[use], setting, target), quickly=True)
             row = {"slice": target.name, "options": options, **memory(found)}
             print(f"{name} {use}: {row}", flush=True)
             if found.fits:
-                about = {"config": name, "use": use, **row, "program": program, "tried": tried}
+                about = {"config": name, "use": use, **row, "tried": tried}
                 about |= {"seconds": round(time.monotonic() - started)}
                 return about | {"versions": report.about()["versions"]}
             tried.append(row)
@@ -174,13 +187,17 @@ def add_speed(name: str, use: str, chip: str, rows: list[dict[str, Any]]) -> dic
     same = [each for each in rows if each["program"] == row["program"] and "cycles" in each]
     if copied := copy_of(same, name, use, chip):
         return copied
-    target, started = prepare(row["slice"]), time.monotonic()
-    [config] = [
-        each for options, each in settings(use, load(name), target) if options == row["options"]
-    ]
-    found = compile_for(target, partial(LOWER[use], config, target))
-    if found.compiled is None:
-        raise UserError(f"{name} {use} {row['options']}: fits by a quick compilation alone")
+    started = time.monotonic()
+    while True:
+        target = prepare(row["slice"])
+        [config] = [
+            each for options, each in settings(use, load(name), target) if options == row["options"]
+        ]
+        found = compile_for(target, partial(LOWER[use], config, target))
+        if found.compiled is not None:
+            break
+        failed = {key: row[key] for key in ("slice", "options")} | memory(found)
+        row |= first_fit(name, use, chip, [*row["tried"], failed])
     cost = program_cost(found.compiled)
     seconds = [cycles / target.chip.clock for cycles in reversed(cycles_range(cost))]
     images: float = config.train.batch_size

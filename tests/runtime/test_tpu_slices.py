@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from benchmarks import tpu_fit
 from ddpm_jax.commands import sample, train
 from ddpm_jax.config import Config, ParallelConfig
 from ddpm_jax.errors import UserError
+from ddpm_jax.runtime.compiled_cost import PRODUCTS, Cost
 from ddpm_jax.runtime.devices import replicated
 from ddpm_jax.runtime.script import run_script
-from ddpm_jax.runtime.slice_report import compile_for, memory_line, two_digits
+from ddpm_jax.runtime.slice_report import Fit, compile_for, memory_line, two_digits
 from ddpm_jax.runtime.tpu_slices import CHIPS, SLICES, slice_mesh, tpu_slice
 from ddpm_jax.training.tpu_dry_run import smaller_settings
 
@@ -54,6 +56,23 @@ def test_the_table_of_the_docs_is_that_of_the_figures_and_has_every_published_co
     assert {(row["config"], row["use"]) for row in rows} == wanted
     assert all(row["needed"] <= row["available"] for row in rows)
     assert tpu_fit.table(rows) in (ROOT / "docs" / "scaling.md").read_text()
+
+
+def test_what_fits_by_a_quick_compilation_alone_is_fitted_with_the_next_setting(monkeypatch):
+    def compiled(target, lower, quickly=False):
+        config, _ = lower.args
+        fits = quickly or config.train.grad_accumulation_steps > 1
+        return Fit(3, 2 + 2 * fits, 0, object() if fits else None)
+
+    monkeypatch.setattr(tpu_fit, "prepare", tpu_slice)
+    monkeypatch.setattr(tpu_fit, "compile_for", compiled)
+    monkeypatch.setattr(tpu_fit, "program_cost", lambda _: Cost(Counter({PRODUCTS: 94 * 10**6})))
+    quick = tpu_fit.first_fit("cifar10", "train", "v5e", tried=[]) | {"program": ""}
+    assert quick["options"] == ""
+    row = tpu_fit.add_speed("cifar10", "train", "v5e", [quick])
+    assert row["options"] == "--model.remat True --train.grad-accumulation-steps 4"
+    assert [each["options"] for each in row["tried"]] == ["", "--model.remat True"]
+    assert row["cycles"] == 94 * 10**6 and (row["needed"], row["available"]) == (3, 4)
 
 
 def test_a_speed_has_two_digits_also_if_it_is_less_than_an_image_a_second():

@@ -22,7 +22,8 @@ import tyro
 
 from benchmarks import cases, report
 from ddpm_jax.config import Config, ParallelConfig, build_diffusion, command_line, data_shape
-from ddpm_jax.generation.generator import Generator, GuidanceModels
+from ddpm_jax.generation.generator import Generator
+from ddpm_jax.generation.guided_chain import GuidanceModels
 from ddpm_jax.generation.sample_batch import Scales
 from ddpm_jax.models import Params, build_network, count_parameters
 from ddpm_jax.runtime import devices

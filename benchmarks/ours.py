@@ -11,7 +11,8 @@ from benchmarks import cases
 from benchmarks.cases import Measured, Work
 from ddpm_jax.config import Config, ParallelConfig, build_diffusion
 from ddpm_jax.data.model_range import to_model_range
-from ddpm_jax.generation.generator import NO_GUIDANCE, Generator, GuidanceModels
+from ddpm_jax.generation.generator import Generator
+from ddpm_jax.generation.guided_chain import NO_GUIDANCE, GuidanceModels
 from ddpm_jax.generation.sample_batch import Scales
 from ddpm_jax.models import Network, build_network, count_parameters
 from ddpm_jax.runtime import devices

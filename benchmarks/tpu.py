@@ -27,7 +27,8 @@ from jax.sharding import Mesh
 from benchmarks import cases, plain_flax, report
 from ddpm_jax.config import Config, ParallelConfig, build_diffusion, command_line
 from ddpm_jax.errors import UserError
-from ddpm_jax.generation.generator import Generator, GuidanceModels
+from ddpm_jax.generation.generator import Generator
+from ddpm_jax.generation.guided_chain import GuidanceModels
 from ddpm_jax.generation.sample_batch import Scales
 from ddpm_jax.models import Network, build_network, count_parameters
 from ddpm_jax.runtime import devices

@@ -14,9 +14,10 @@ from ddpm_jax.data.model_range import to_model_range, to_uint8
 from ddpm_jax.errors import UserError
 from ddpm_jax.generation.chain import OnMoment
 from ddpm_jax.generation.edited_batch import EditedBatch
-from ddpm_jax.generation.generator import Generator, Inpainting, OnProgress, Start
+from ddpm_jax.generation.generator import Generator, OnProgress
 from ddpm_jax.generation.options import GenerationOptions
 from ddpm_jax.generation.reconstruction import MEASURES, Measure
+from ddpm_jax.generation.request import Inpainting, Start
 from ddpm_jax.generation.sample_batch import SampleBatch, Scales
 from ddpm_jax.models import Params
 from ddpm_jax.runtime import signals

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,17 @@ from jax.sharding import Mesh
 
 from ddpm_jax.config import Config, build_chain, data_shape, serialization
 from ddpm_jax.data.model_range import to_model_range, to_uint8
-from ddpm_jax.diffusion.process import Diffusion
 from ddpm_jax.generation.chain import Chain, Moment, OnMoment
+from ddpm_jax.generation.guided_chain import (
+    NO_GUIDANCE,
+    Conditions,
+    GuidanceModels,
+    Weights,
+    guided_chains,
+    kinds_of,
+)
 from ddpm_jax.generation.labels import class_names
+from ddpm_jax.generation.request import Inpainting, Request, Start, make_request
 from ddpm_jax.generation.sample_batch import UNGUIDED, SampleBatch, Scales
 from ddpm_jax.models import Network, Params
 from ddpm_jax.runs.digest import sha256
@@ -28,17 +36,8 @@ from ddpm_jax.runtime.devices import (
     to_host,
 )
 from ddpm_jax.runtime.processes import on_main_process
-from ddpm_jax.sampling.editing import known_pixels, make_inversion_loop, make_noising
-from ddpm_jax.sampling.guidance import (
-    Scale,
-    class_log_prob,
-    classifier_free,
-    guidance_gradient,
-    within,
-)
+from ddpm_jax.sampling.editing import make_inversion_loop, make_noising
 from ddpm_jax.sampling.loop import (
-    ChainOptions,
-    Resampling,
     Samples,
     chain_moves,
     evenly_kept,
@@ -48,37 +47,7 @@ from ddpm_jax.sampling.loop import (
 )
 from ddpm_jax.sampling.samplers import SAMPLERS
 
-CHAIN_SAMPLES = 64  # images whose chains are kept: as many as a GIF shows
-
 OnProgress = Callable[[float], None]
-Weights = dict[str, Params]  # of the "model" and the "classifier"
-Conditions = dict[str, jax.Array]  # "label", "cfg", "guidance", perhaps "low_res": [B, ...] each
-
-
-class GuidanceModels(NamedTuple):
-    """What guides besides the network itself, and when."""
-
-    classifier: Network | None = None
-    params: Params | None = None  # of the classifier
-    interval: tuple[float, float] = (0.0, 1.0)  # of t / T
-
-
-NO_GUIDANCE = GuidanceModels()
-
-
-class Start(NamedTuple):
-    """Where chains start, if not at noise: x_t of N samples, float32 [N, ...], t an index."""
-
-    x: np.ndarray
-    t: int
-
-
-class Inpainting(NamedTuple):
-    """The pixels that samples keep, and how the others are made to fit them."""
-
-    known: np.ndarray  # uint8 [N, H, W, C]
-    unknown: np.ndarray  # bool [N, H, W, 1], true where pixels are to be filled
-    resampling: Resampling | None = None
 
 
 class Generator:
@@ -117,7 +86,7 @@ class Generator:
         keep = np.array(self._keep, int)
         self._moments = schedule.timestep_map[keep].tolist(), schedule.alphas_cumprod[keep]
         self._batch_size = -(-config.sample.batch_size // mesh.devices.size) * mesh.devices.size
-        self._chain = _chains(config, diffusion, network, guidance, self._keep)
+        self._chain = guided_chains(config, diffusion, network, guidance, self._keep)
         self._program = cache(lambda *kinds: make_sampling_loop(*self._chain(*kinds)))
         self._inversion = cache(self._make_inversion)
         self._noised = make_noising(schedule, self._shape, config.data.low_res_size)
@@ -159,7 +128,10 @@ class Generator:
         """
         if self._guidance.classifier is None and any(each.guidance for each in scales):
             raise ValueError("there is no classifier to guide by")
-        request = self._request(params, seed, labels, low_res, scales, start, inpainting)
+        weights = self._weights(params)
+        request = make_request(
+            self._config, weights, seed, labels, low_res, scales, start, inpainting
+        )
         resampling = inpainting.resampling if inpainting else None
         if partial_results is not None:
             more = [*(resampling or ()), *([] if as_pixels else ["float32"])]
@@ -214,7 +186,8 @@ class Generator:
           params, labels, scales, on_progress, partial_results: as of `generate`.
           corrections: as of `make_inversion_loop`.
         """
-        request = self._request(params, 0, labels, None, [scales], Start(images, 0))
+        weights, start = self._weights(params), Start(images, 0)
+        request = make_request(self._config, weights, 0, labels, None, [scales], start)
         if partial_results is not None:
             partial_results /= self._digest(request, "invert", corrections)
         noise = np.empty((len(images), *self._shape), np.float32)
@@ -265,7 +238,7 @@ class Generator:
         kept = of(len(self._keep), size, *self._shape, place=on_all)
         number, seed = (of(dtype=dtype, place=on_all) for dtype in (jnp.int32, jnp.uint32))
         state = (Samples(x, kept, kept), jax.eval_shape(sampler.init, x))
-        program = make_sampling_program(*self._chain(*_kinds(scales)))
+        program = make_sampling_program(*self._chain(*kinds_of(scales)))
         return program.lower(weights, seed, index, condition, state, number, number)
 
     @property
@@ -273,42 +246,15 @@ class Generator:
         """The steps of a chain."""
         return self._num_steps
 
-    def _request(
-        self,
-        params: Params,
-        seed: int,
-        labels: Sequence[int] | np.ndarray,
-        low_res: np.ndarray | None,
-        scales: Sequence[Scales],
-        start: Start | None = None,
-        inpainting: Inpainting | None = None,
-    ) -> "_Request":
-        num, rows = len(labels), len(scales)
-        values = np.array(scales, np.float32).repeat(num, axis=0)
-        conditions = dict(zip(Scales._fields, values.T, strict=True))
-        conditions["label"] = np.tile(np.asarray(labels, np.int32), rows)
-        if side := self._config.data.low_res_size:
-            shape = (side, side, self._shape[-1])
-            if low_res is None or low_res.shape not in ((num, *shape), (num * rows, *shape)):
-                raise ValueError(f"low_res must be {[num, *shape]}")
-            conditions["low_res"] = np.resize(low_res, (num * rows, *shape))
-        if inpainting is not None:
-            conditions["known"] = np.concatenate([inpainting.known] * rows)
-            conditions["unknown"] = np.concatenate([inpainting.unknown] * rows)
-        index = np.tile(np.arange(num, dtype=np.int32), rows)
-        in_chain = index < (num if self._points else max(1, CHAIN_SAMPLES // rows))
-        weights = {"model": params}
-        if self._guidance.params is not None:
-            weights["classifier"] = self._guidance.params
-        if start is not None:
-            start = start._replace(x=np.concatenate([start.x] * rows))
-        return _Request(weights, seed, index, conditions, in_chain, start)
+    def _weights(self, params: Params) -> Weights:
+        of_classifier = self._guidance.params
+        return {"model": params} | ({} if of_classifier is None else {"classifier": of_classifier})
 
     def _batches(
         self, num: int, scales: Sequence[Scales]
     ) -> Iterator[tuple[tuple[bool, bool], np.ndarray]]:
         """Yields batches: the kinds of guidance of its samples, and their indices."""
-        kinds = [_kinds(each) for each in scales]
+        kinds = [kinds_of(each) for each in scales]
         for kind in sorted(set(kinds)):
             places = np.flatnonzero(np.repeat([each == kind for each in kinds], num))
             for start in range(0, len(places), self._batch_size):
@@ -317,7 +263,7 @@ class Generator:
     def _draw(
         self,
         program: Callable[..., Samples],
-        request: "_Request",
+        request: Request,
         places: np.ndarray,
         steps: int,
         as_pixels: bool,
@@ -351,7 +297,7 @@ class Generator:
         return {"x": x[: len(places)], "kept_x": kept_x[:, few], "kept_xstart": kept_xstart[:, few]}
 
     def _batch(
-        self, request: "_Request", places: np.ndarray
+        self, request: Request, places: np.ndarray
     ) -> tuple[jax.Array, Conditions, jax.Array | None]:
         """The samples at these indices on the mesh: their numbers, conditions and where they start.
 
@@ -367,7 +313,7 @@ class Generator:
     def _to_pixels(self, x: np.ndarray) -> np.ndarray:
         return x if self._points else to_uint8(x)
 
-    def _digest(self, request: "_Request", *more: Any) -> str:
+    def _digest(self, request: Request, *more: Any) -> str:
         """A digest of all that the samples depend on. It is the same on any number of devices."""
         sample = dataclasses.replace(self._config.sample, num=1, batch_size=1)
         config = serialization.to_json(dataclasses.replace(self._config, sample=sample))
@@ -375,80 +321,6 @@ class Generator:
         start = () if request.start is None else tuple(request.start)
         parts = [settings, request.weights, request.seed, request.conditions, *start, *more]
         return sha256(parts)[:16]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Request:
-    """The samples of one call: what each depends on, and whether its chain is kept."""
-
-    weights: Weights
-    seed: int
-    index: np.ndarray  # int32 [S * N]
-    conditions: dict[str, np.ndarray]  # [S * N, ...] each
-    in_chain: np.ndarray  # bool [S * N]
-    start: Start | None = None  # [S * N, ...]
-
-
-def _chains(
-    config: Config,
-    diffusion: Diffusion,
-    network: Network,
-    guidance: GuidanceModels,
-    keep: Sequence[int],
-) -> Callable[..., tuple[Any, ...]]:
-    """`chain(by_classifier, classifier_free, inpaints, resampling)`: for `make_sampling_loop`.
-
-    It is the chain under both kinds of guidance or none, that keeps known pixels or not.
-    """
-    sample, shape = config.sample, data_shape(config)
-    # All models of a cascade draw with one seed. Without a stream of its own, the noise of a large
-    # image would begin with that of the small one.
-    stream = config.data.low_res_size
-    options = ChainOptions(sample.eta, sample.clip, sample.clip_guided, keep, stream)
-    total = 1000 if config.diffusion.rescale_timesteps else config.diffusion.timesteps
-
-    def timed(scale: jax.Array, outside: float) -> jax.Array | Scale:
-        whole = guidance.interval == (0, 1)
-        return scale if whole else within(guidance.interval, total, scale, outside)
-
-    def apply(params: Weights, x: jax.Array, t: jax.Array, condition: Conditions) -> jax.Array:
-        low_res = (None, condition["low_res"]) if "low_res" in condition else ()
-        return network.apply(params["model"], x, t, condition["label"], *low_res)
-
-    def apply_cfg(params: Weights, x: jax.Array, t: jax.Array, condition: Conditions) -> jax.Array:
-        null_condition = condition | {"label": jnp.full_like(condition["label"], -1)}
-        scale = timed(condition["cfg"], outside=1.0)
-        denoise = partial(apply, params)
-        return classifier_free(denoise, condition, null_condition, scale, shape[-1])(x, t)
-
-    def gradient(params: Weights, x: jax.Array, t: jax.Array, condition: Conditions) -> jax.Array:
-        assert guidance.classifier is not None  # else `generate` takes no scale of one
-        classify = partial(guidance.classifier.apply, params["classifier"])
-        scale = timed(condition["guidance"], outside=0.0)
-        return guidance_gradient(class_log_prob(classify, condition["label"]), scale)(x, t)
-
-    def chain(
-        by_classifier: bool,
-        free: bool,
-        inpaints: bool = False,
-        resampling: Resampling | None = None,
-    ) -> tuple[Any, ...]:
-        return (
-            diffusion,
-            SAMPLERS[sample.sampler],
-            apply_cfg if free else apply,
-            shape,
-            options._replace(resampling=resampling),
-            gradient if by_classifier else None,
-            known_pixels(diffusion.schedule) if inpaints else None,
-        )
-
-    return chain
-
-
-def _kinds(scales: Scales) -> tuple[bool, bool]:
-    """Whether a classifier guides at these scales, and whether the model itself does."""
-    return scales.guidance != 0, scales.cfg != 1
 
 
 def _scaled(on_progress: OnProgress, share: float, steps: int) -> None:

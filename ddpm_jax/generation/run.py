@@ -27,12 +27,13 @@ from ddpm_jax.generation import cascade
 from ddpm_jax.generation.chain import OnMoment
 from ddpm_jax.generation.edited_batch import EditedBatch
 from ddpm_jax.generation.editing import RESAMPLING, Editor, by_ancestral_sampling, by_ddim
-from ddpm_jax.generation.generator import Generator, GuidanceModels
+from ddpm_jax.generation.generator import Generator
 from ddpm_jax.generation.guidance_options import (
     GuidanceOptions,
     no_guidance,
     read_guidance_options,
 )
+from ddpm_jax.generation.guided_chain import GuidanceModels
 from ddpm_jax.generation.labels import class_names
 from ddpm_jax.generation.options import GenerationOptions, Labels, LowRes, Numbers, as_text
 from ddpm_jax.generation.reconstruction import MEASURES, Measure

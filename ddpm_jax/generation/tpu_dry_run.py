@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from ddpm_jax.config import ParallelConfig, data_shape
 from ddpm_jax.errors import UserError
-from ddpm_jax.generation.generator import Generator, GuidanceModels
+from ddpm_jax.generation.generator import Generator
+from ddpm_jax.generation.guided_chain import GuidanceModels
 from ddpm_jax.generation.run import CascadeModel, Plan
 from ddpm_jax.models import count_parameters
 from ddpm_jax.runtime.slice_report import compile_for, cost_lines, memory_line

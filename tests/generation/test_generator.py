@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from ddpm_jax.config import Config, DataConfig, DiffusionConfig, ParallelConfig, SampleConfig
-from ddpm_jax.generation.generator import Generator, GuidanceModels
+from ddpm_jax.generation.generator import Generator
+from ddpm_jax.generation.guided_chain import GuidanceModels
 from ddpm_jax.generation.sample_batch import UNGUIDED, Scales
 from ddpm_jax.models import Network
 from ddpm_jax.runtime.devices import make_mesh

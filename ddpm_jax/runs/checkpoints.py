@@ -37,6 +37,9 @@ TEMPORARY = "*.orbax-checkpoint-tmp*"
 TRAINED = "params"  # the weights being trained, a part of the item `state`
 # Bytes on their way to disk at once; without a limit, saving 1.2 GB of weights takes 0.7 GB more.
 WRITE_BYTES = 2**28
+# Each device copies a part of what all of them hold, if that part has so many bytes. Parts of small
+# arrays, hundreds of them, are programs to compile, and held training up for seconds.
+PART_BYTES = 2**20
 
 
 class Checkpoints:
@@ -60,6 +63,8 @@ class Checkpoints:
         self._orbax = self._open()
 
     def _open(self) -> ocp.training.Checkpointer:
+        context = ocp.Context()
+        context.array.saving.min_slice_bytes_for_replica_parallel = PART_BYTES
         policies = ocp.training.preservation_policies
         best = policies.BestN(
             get_metric_fn=lambda metrics: metrics[SCORE],
@@ -76,6 +81,7 @@ class Checkpoints:
                     [policies.LatestN(self._keep), best]
                 ),
                 cleanup_tmp_directories=True,
+                context=context,
             )
         except OSError as error:
             raise UserError(

@@ -26,6 +26,7 @@ from ddpm_jax.runs.checkpoints import (
 from ddpm_jax.runs.checksums import CHECKSUMS
 from ddpm_jax.runs.saved_steps import only_imported
 from ddpm_jax.runtime import devices, signals
+from tests.sampling.test_loop import compilations
 
 
 class State(NamedTuple):
@@ -66,6 +67,21 @@ def test_a_state_split_over_four_devices_comes_back_on_others(tmp_path, monkeypa
     loaded = load_ema(tmp_path, abstract.ema)
     assert loaded.step == 7
     jax.tree.map(np.testing.assert_array_equal, loaded.items["ema"], expected.ema)
+
+
+@pytest.mark.parametrize(("columns", "split"), [(31, False), (2**18, True)])
+def test_devices_share_the_copying_of_large_arrays_alone(tmp_path, columns, split):
+    """Of an array that all eight hold, a part of 1 MiB is worth a program that cuts it out."""
+    mesh = devices.make_mesh(ParallelConfig(data=8), 8)
+    weights = {"a.kernel": np.arange(8.0 * columns, dtype=np.float32).reshape(8, -1)}
+    state = make_state()._replace(params={}, ema=weights, opt_state=(), extra_ema={})
+    sharding = devices.state_sharding(state, mesh)
+    placed = jax.device_put(state, sharding)
+    with Checkpoints(tmp_path, keep=1) as checkpoints, compilations() as compiled:
+        checkpoints.save(1, placed, '{"a": 1}')
+    assert bool(compiled) == split
+    loaded = load_ema(tmp_path, devices.abstract_on(state, sharding).ema)
+    np.testing.assert_array_equal(loaded.items["ema"]["a.kernel"], weights["a.kernel"])
 
 
 def test_the_newest_ones_are_kept_and_the_state_may_be_donated_at_once(tmp_path):

@@ -14,6 +14,8 @@ would triple it. Training saves no step 0, so the two cannot be mistaken.
 
 import json
 import logging
+import os
+import re
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -272,8 +274,10 @@ def save_imported(directory: Path, ema: Mapping[str, jax.Array], config: str) ->
 
 
 def _reason(error: Exception, directory: Path) -> str:
-    """The error's message in one line, with file names relative to the directory."""
-    return " ".join(str(error).replace(f"{directory}/", "").split())[:400]
+    """What the system says, or the error's message in one line, with names below the directory."""
+    message = " ".join(str(error).replace(f"{directory}/", "").split())
+    code = re.search(r"os_error_code='(\d+)'", message)  # TensorStore's, after a long message
+    return os.strerror(int(code[1])) if code else message[:400]
 
 
 def _load_newest(

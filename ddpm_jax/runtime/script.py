@@ -2,9 +2,11 @@
 
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from functools import cache
+from typing import Any, NoReturn
 
 from ddpm_jax.errors import RunError, UserError
 from ddpm_jax.runtime import signals
@@ -22,8 +24,26 @@ def start_logging() -> None:
 
 def run_script(main: Callable[[], None]) -> None:
     """Runs a script's main function; signals and foreseen errors end it with one line on stderr."""
+    _pass_over_late_writes()
     with signals.listening(), reporting_errors():
         main()
+
+
+@cache
+def _pass_over_late_writes() -> None:
+    """Keeps writes of Orbax from printing a traceback or a warning each where a disk is full.
+
+    It raises the error of the first write that fails and closes its event loop. That it is closed
+    is all that the others say, until the process has ended.
+    """
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
+    show = sys.unraisablehook
+
+    def show_others(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            show(unraisable)
+
+    sys.unraisablehook = show_others
 
 
 @contextmanager

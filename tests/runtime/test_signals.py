@@ -178,6 +178,7 @@ run_script(main)
 
 
 def test_handlers_are_those_of_before_afterwards():
+    run_script(lambda: None)  # what it leaves, it leaves once
     signums = *signals.SIGNALS, signal.SIGALRM
     before = [signal.getsignal(signum) for signum in signums], sys.unraisablehook
     with pytest.raises(SystemExit) as end:

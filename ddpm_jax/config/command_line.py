@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import importlib.util
 import itertools
 import os
 import re
@@ -12,6 +11,7 @@ import typing
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 from ddpm_jax.config import serialization
@@ -196,12 +196,13 @@ def load_config(path: Path) -> Config:
     """What `get_config()` of the Python file at `path` returns; raises UserError."""
     if not path.is_file():
         raise UserError(f"--config {path}: no such file; {_known_configs(path)}")
-    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise UserError(f"--config {path}: not a Python file; name one that defines get_config()")
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(f"config_{path.stem}")
+    module.__file__ = str(path)
     try:
-        spec.loader.exec_module(module)
+        # Not imported: a file that was changed within a second would be taken from __pycache__.
+        exec(compile(path.read_bytes(), path, "exec"), vars(module))
         config = module.get_config()
     except (Exception, SystemExit) as error:  # whatever the user's file does wrong
         reason = " ".join(f"{type(error).__name__}: {error}{_meant_field(error)}".split())

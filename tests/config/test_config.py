@@ -4,6 +4,8 @@ import ast
 import dataclasses
 import inspect
 import json
+import os
+import sys
 import typing
 from pathlib import Path
 
@@ -32,6 +34,19 @@ def test_a_config_survives_json_and_its_check(file: Path, tmp_path: Path) -> Non
     (tmp_path / "config.json").write_text(serialization.to_json(loaded))
     read = serialization.read_config(tmp_path / "config.json")
     assert read == loaded and hash(read) == hash(loaded)  # tuples, not lists
+
+
+def test_a_config_changed_within_a_second_is_read_anew(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = tmp_path / "small.py"
+    for steps in (10, 20):
+        file.write_text(
+            "from ddpm_jax.config import Config, TrainConfig\n"
+            f"def get_config(): return Config(train=TrainConfig(steps={steps}))"
+        )
+        os.utime(file, (0, 0))  # as if at the same time
+        assert command_line.load_config(file).train.steps == steps
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_json_says_the_version_of_its_format() -> None:

@@ -38,7 +38,11 @@ def fid(convention: str, kind: str = "pool") -> float:
     return frechet_distance(samples, real)
 
 
-@pytest.mark.parametrize("convention", PROTOCOL)
+# Of each, on every run: the network's features, in test_inception.py.
+@pytest.mark.parametrize(
+    "convention",
+    ["tf1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("pfid", "clean"))],
+)
 def test_fid_is_that_of_the_evaluators_of_each_protocol(golden, convention):
     file = golden(FILE)
     found = fid(convention)

@@ -98,6 +98,7 @@ def test_the_table_is_of_the_bytes_that_lie_on_a_device(tiny_config, monkeypatch
         assert " ".join(table[name][2:]) == f"{total} {dry_run.si(on_first, 'B')}"
 
 
+@pytest.mark.slow  # traces two networks' steps, for half a minute
 def test_accumulation_does_not_change_the_flops_of_an_image(tiny_config):
     abstract, network = abstract_state(tiny_config), build_network(tiny_config)
     line = dry_run.flops_line(tiny_config, network, abstract)

@@ -1,9 +1,13 @@
 """JAX as every test sees it: 8 CPU devices, full matmul precision, one compilation cache."""
 
+import fcntl
+import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # A job in the background of a shell is told to ignore SIGINT, and so would be all that tests start.
@@ -71,6 +75,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)  # stable: other files stay in order
 
 
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported stays; garbage collections need not go through it
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_forgotten() -> Iterator[None]:
+    """Files share few programs. Kept, they take gigabytes, and time in each garbage collection."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def tiny_options() -> list[str]:
     """What `tiny_run` was trained with; the same resumes a copy of it."""
@@ -80,9 +95,19 @@ def tiny_options() -> list[str]:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_options: list[str]) -> Path:
     """A finished run of the digits, of six steps and three checkpoints. To be left as it is."""
-    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent  # that of all workers
+    with (place / "trained.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one trains it, and each has a copy
+        if not (place / "trained").exists():
+            train_tiny(place / "training", tiny_options)
+            (place / "training").rename(place / "trained")
+    return shutil.copytree(place / "trained", tmp_path_factory.mktemp("runs") / "tiny")
+
+
+def train_tiny(workdir: Path, options: list[str]) -> None:
     train = Path(__file__).resolve().parent.parent / "train.py"
-    command = [sys.executable, str(train), "--workdir", str(workdir), *tiny_options]
+    command = [sys.executable, str(train), "--workdir", str(workdir), *options]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
     subprocess.run(command, check=True, env=environment, capture_output=True)
-    return workdir

@@ -110,7 +110,9 @@ def assert_close(got: np.ndarray, expected: np.ndarray) -> None:
     assert np.abs(got - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", ["its defaults", "ADM's", pytest.param("Ho's", marks=pytest.mark.slow)]
+)
 def test_a_model_of_diffusers_computes_the_same_here_and_back_there(name, tmp_path, capsys) -> None:
     settings, (folder, run, back) = MODELS[name], (tmp_path / n for n in ("theirs", "run", "back"))
     model = build(settings)

@@ -150,10 +150,11 @@ def pmapped() -> tuple[TrainState, list[float]]:
     ("way", "split"),
     [
         pytest.param(real_pmap, False, id="pmap"),
-        pytest.param(shard_mapped, False, id="shard_map", marks=pytest.mark.slow),
-        pytest.param(partial(ours, fsdp=DEVICES), True, id="fsdp", marks=pytest.mark.slow),
+        pytest.param(shard_mapped, False, id="shard_map"),
+        pytest.param(partial(ours, fsdp=DEVICES), True, id="fsdp"),
     ],
 )
+@pytest.mark.slow  # on every run: one and eight devices, and two processes, in test_processes.py
 def test_ours_is_the_same_step_in_other_ways(way, split, pmapped, monkeypatch):
     monkeypatch.setattr(devices, "MIN_SHARDED_SIZE", 64)  # so that this small net is split at all
     state, losses = trained(*way())

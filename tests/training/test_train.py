@@ -25,14 +25,15 @@ TINY = """
 --train.extra-ema-decays 0.5 0.7
 """.split()
 
+ENVIRONMENT = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
+
 
 def start(workdir: Path, *more: str) -> subprocess.Popen:
     command = [sys.executable, "train.py", "--workdir", str(workdir), *TINY, *more]
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        env=environment,
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -158,7 +159,8 @@ def test_training_on_a_tensorflow_data_set_never_imports_tensorflow(tmp_path):
     mark = tmp_path / "imported"
     (fake / "__init__.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
     options = ["--workdir", str(tmp_path / "run"), "--data.dir", str(tmp_path / "data")]
-    options += ["--data.name", "tfds:made_up", "--train.steps", "2"]
+    options += ["--data.name", "tfds:made_up", "--train.checkpoint-every-steps", "0"]
+    options += ["--train.sample-every-steps", "0"]
     script = f"""
 import sys
 sys.argv = ["train.py", *{[*TINY, *options]!r}]
@@ -167,7 +169,7 @@ from ddpm_jax.commands import train
 train.main()
 assert "tensorflow" not in sys.modules
 """
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'path'}:{ROOT}"}
+    environment = ENVIRONMENT | {"PYTHONPATH": f"{tmp_path / 'path'}:{ROOT}"}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment, timeout=300)
     assert not mark.exists()
 

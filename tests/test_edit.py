@@ -16,7 +16,7 @@ from ddpm_jax.generation import GenerationOptions, Run, load_run
 from ddpm_jax.generation.editing import Editor
 from ddpm_jax.generation.generator import Generator
 from ddpm_jax.generation.reconstruction import psnr, ssim
-from ddpm_jax.sampling.loop import Resampling
+from ddpm_jax.sampling.resampling import Resampling
 from tests import lpips_by_torch
 from tests.run_folders import make_run, tiny
 from tests.test_bad_input import call, check_one_line

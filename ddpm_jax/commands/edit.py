@@ -42,7 +42,7 @@ from ddpm_jax.runs.partial_results import create_results_folder
 from ddpm_jax.runtime import devices
 from ddpm_jax.runtime.files import replacing
 from ddpm_jax.runtime.script import start_logging
-from ddpm_jax.sampling.loop import Resampling
+from ddpm_jax.sampling.resampling import Resampling
 from ddpm_jax.visualization.grids import grid
 
 NUM_FILMED = 16

@@ -26,7 +26,7 @@ from ddpm_jax.generation.editing import METHODS, Editor, by_ancestral_sampling, 
 from ddpm_jax.generation.generator import OnProgress
 from ddpm_jax.generation.options import as_floats
 from ddpm_jax.generation.run import Plan
-from ddpm_jax.sampling.loop import Resampling
+from ddpm_jax.sampling.resampling import Resampling
 from ddpm_jax.visualization.grids import grid
 
 MOMENTS = 25  # of a chain that are shown while it runs

@@ -23,7 +23,7 @@ from ddpm_jax.models import Params
 from ddpm_jax.runtime import signals
 from ddpm_jax.runtime.progress import Progress, progress
 from ddpm_jax.sampling.editing import slerp
-from ddpm_jax.sampling.loop import Resampling
+from ddpm_jax.sampling.resampling import Resampling
 from ddpm_jax.sampling.samplers import sampler_name
 
 METHODS = {

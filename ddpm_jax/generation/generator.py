@@ -37,14 +37,9 @@ from ddpm_jax.runtime.devices import (
 )
 from ddpm_jax.runtime.processes import on_main_process
 from ddpm_jax.sampling.editing import make_inversion_loop, make_noising
-from ddpm_jax.sampling.loop import (
-    Samples,
-    chain_moves,
-    evenly_kept,
-    kept_by_noise,
-    make_sampling_loop,
-    make_sampling_program,
-)
+from ddpm_jax.sampling.kept_steps import evenly_kept, kept_by_noise
+from ddpm_jax.sampling.loop import Samples, make_sampling_loop, make_sampling_program
+from ddpm_jax.sampling.resampling import chain_moves
 from ddpm_jax.sampling.samplers import SAMPLERS
 
 OnProgress = Callable[[float], None]

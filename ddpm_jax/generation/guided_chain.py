@@ -19,7 +19,8 @@ from ddpm_jax.sampling.guidance import (
     guidance_gradient,
     within,
 )
-from ddpm_jax.sampling.loop import ChainOptions, Resampling
+from ddpm_jax.sampling.loop import ChainOptions
+from ddpm_jax.sampling.resampling import Resampling
 from ddpm_jax.sampling.samplers import SAMPLERS
 
 Weights = dict[str, Params]  # of the "model" and the "classifier"

@@ -9,7 +9,7 @@ import numpy as np
 from ddpm_jax.config import Config, data_shape
 from ddpm_jax.generation.guided_chain import Weights
 from ddpm_jax.generation.sample_batch import Scales
-from ddpm_jax.sampling.loop import Resampling
+from ddpm_jax.sampling.resampling import Resampling
 
 CHAIN_SAMPLES = 64  # images whose chains are kept: as many as a GIF shows
 

@@ -47,7 +47,7 @@ from ddpm_jax.runs.weights import load_weights, weights_item
 from ddpm_jax.runtime import devices, signals
 from ddpm_jax.runtime.files import expanded
 from ddpm_jax.runtime.progress import progress
-from ddpm_jax.sampling.loop import Resampling
+from ddpm_jax.sampling.resampling import Resampling
 
 DEFAULT_NUM = 64
 MIN_EDITED = 16  # images at once, where there are fewer: interpolation makes more of them

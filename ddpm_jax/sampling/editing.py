@@ -13,15 +13,8 @@ from ddpm_jax.diffusion.process import Diffusion
 from ddpm_jax.diffusion.schedules import NoiseSchedule, extract
 from ddpm_jax.diffusion.shapes import Array, Float
 from ddpm_jax.sampling.guidance import Condition, shift_score
-from ddpm_jax.sampling.loop import (
-    Apply,
-    ChainOptions,
-    Constraint,
-    bound_denoiser,
-    in_slices,
-    sample_keys,
-    standard_normal,
-)
+from ddpm_jax.sampling.loop import Apply, ChainOptions, Constraint, bound_denoiser, in_slices
+from ddpm_jax.sampling.noise import sample_keys, standard_normal
 
 
 def make_inversion_loop(

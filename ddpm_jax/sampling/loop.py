@@ -15,14 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax.diffusion.process import Denoiser, Diffusion
-from ddpm_jax.diffusion.schedules import NoiseSchedule
 from ddpm_jax.diffusion.shapes import Array, Float, Int
 from ddpm_jax.sampling.guidance import Condition, Guide, GuidedDenoiser, guided_denoiser
+from ddpm_jax.sampling.noise import sample_keys, standard_normal
+from ddpm_jax.sampling.resampling import Resampling, Rises, chain_moves
 from ddpm_jax.sampling.sampler import Memory, Sampler
 
 PROGRESS_SLICES = 50
-# Keeps the noise of sampling apart from that of training with the same seed.
-SAMPLING = 0x5A3B1E
 
 # apply(params, x_t, model_t, condition) -> [B, ...]; params is any tree of arrays.
 Apply = Callable[[Any, Array, Array, Condition], Array]
@@ -30,13 +29,6 @@ Apply = Callable[[Any, Array, Array, Condition], Array]
 Constraint = Callable[[Array, Array, Array, Condition], Array]
 # on_moment(k, x_t, pred_xstart): the chain has taken the k-th of the steps that `keep` names.
 OnMoment = Callable[[int, Array, Array], None]
-
-
-class Resampling(NamedTuple):
-    """RePaint's jumps: back up by `jump` steps, and down again, `times` times in all."""
-
-    times: int = 10
-    jump: int = 10
 
 
 class Samples(NamedTuple):
@@ -53,17 +45,10 @@ class ChainOptions(NamedTuple):
     eta: float = 0.0  # DDIM's noise: 0 is deterministic, 1 is ancestral
     clip: bool = True  # bound the predicted x_0 to [-1, 1]
     clip_guided: bool = True  # ... after guidance by a gradient too; ADM's code does not
-    keep: Sequence[
-        int
-    ] = ()  # distinct indices t whose x_t and predicted x_0 are returned, in order
+    # Distinct indices t whose x_t and predicted x_0 are returned, in order.
+    keep: Sequence[int] = ()
     stream: int = 0  # chains of other streams use other random numbers of the same seed
     resampling: Resampling | None = None  # None: each step is taken once
-
-
-def sample_keys(seed: int | Array, index: Int[Array, " batch"], stream: int = 0) -> jax.Array:
-    """A key for each sample, of its own index and the stream of random numbers alone."""
-    key = jax.random.fold_in(jax.random.key(seed), SAMPLING + stream)
-    return jax.vmap(partial(jax.random.fold_in, key))(index)
 
 
 def make_sampling_loop(
@@ -235,54 +220,6 @@ def bound_denoiser(
     )
 
 
-def chain_moves(num_steps: int, resampling: Resampling | None = None) -> list[int]:
-    """The index t of every step of a chain, in order: T-1 down to 0, or RePaint's (algorithm 1).
-
-    From x at each multiple of `jump` the chain goes back up by `jump`, times - 1 times.
-    """
-    if resampling is None:
-        return list(range(num_steps - 1, -1, -1))
-    times, jump = resampling
-    left = dict.fromkeys(range(0, num_steps - jump, jump), times - 1)
-    moves, t = [], num_steps - 1
-    while t >= 0:
-        moves.append(t)
-        t -= 1
-        if left.get(t, 0):
-            left[t] -= 1
-            t += jump
-    return moves
-
-
-class Rises:
-    """What comes before a step of a chain with jumps: the noise that q adds on the way up."""
-
-    def __init__(
-        self, schedule: NoiseSchedule, resampling: Resampling, shape: tuple[int, ...]
-    ) -> None:
-        total, self._shape = schedule.num_timesteps, shape
-        moves = chain_moves(total, resampling)
-        seen, numbers = set[int](), []
-        for k, t in enumerate(moves):
-            # A step's first visit draws the numbers of a chain without jumps, others their own.
-            numbers.append((2 * total + 2) * (k + 1) if t in seen else 0)
-            seen.add(t)
-        arrived = np.array([total, *moves[:-1]]) - 1  # the index of x before each step
-        kept = schedule.alphas_cumprod[moves] / schedule.alphas_cumprod[arrived]
-        # Steps are counted by how many are left.
-        self._t, self._numbers = np.array(moves[::-1]), np.array(numbers[::-1])
-        self._rises, self._kept = self._t > arrived[::-1], np.minimum(kept, 1)[::-1]
-        self._own_number = 2 * total + 1
-
-    def __call__(self, x: Array, left: Array, keys: Array) -> tuple[Array, Array, Array, Array]:
-        """x at the level of the next step, its t, if noise was added, and its numbers' start."""
-        number, rises = jnp.asarray(self._numbers)[left], jnp.asarray(self._rises)[left]
-        kept = jnp.asarray(self._kept, jnp.float32)[left]
-        noise = standard_normal(keys, number + self._own_number, self._shape)
-        raised = jnp.sqrt(kept) * x + jnp.sqrt(1 - kept) * noise
-        return jnp.where(rises, raised, x), jnp.asarray(self._t)[left], rises, number
-
-
 def _kept(
     state: Samples, keep: Sequence[int], num_steps: int, t: Array, pred_xstart: Array
 ) -> Samples:
@@ -297,12 +234,6 @@ def _kept(
         kept_x=state.kept_x.at[place].set(state.x, mode="drop"),
         kept_xstart=state.kept_xstart.at[place].set(pred_xstart, mode="drop"),
     )
-
-
-def standard_normal(keys: Array, number: int | Array, shape: tuple[int, ...]) -> Array:
-    """Normal noise of the shape of one sample for each key, other noise for each number."""
-    keys = jax.vmap(partial(jax.random.fold_in, data=number))(keys)
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
 State = TypeVar("State")
@@ -330,22 +261,3 @@ def in_slices(
     if on_slice is not None and running is not None:
         on_slice(running[0], jax.block_until_ready(running[1]))
     return state
-
-
-def evenly_kept(num_timesteps: int, count: int) -> list[int]:
-    """Up to `count` indices from T-1 down to 0, evenly spread, for `keep`."""
-    count = min(count, num_timesteps)
-    return sorted({round(t) for t in np.linspace(num_timesteps - 1, 0, count)}, reverse=True)
-
-
-def kept_by_noise(schedule: NoiseSchedule, count: int) -> list[int]:
-    """As `evenly_kept`, but evenly spread over the logarithm of the noise-to-signal ratio.
-
-    For data much smaller than the noise, whose shape appears in the last steps alone.
-    """
-    ratio, count = (
-        np.log(schedule.sqrt_recipm1_alphas_cumprod),
-        min(count, 100 * len(schedule.betas)),
-    )
-    steps = np.interp(np.linspace(ratio[-1], ratio[0], count), ratio, np.arange(len(ratio)))
-    return sorted({round(t) for t in steps}, reverse=True)

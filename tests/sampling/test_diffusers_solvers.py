@@ -20,7 +20,7 @@ from ddpm_jax.diffusion.schedules import (
 )
 from ddpm_jax.diffusion.spacing import respace
 from ddpm_jax.sampling import SAMPLERS, ChainOptions, make_sampling_loop, multistep
-from ddpm_jax.sampling.loop import sample_keys, standard_normal
+from ddpm_jax.sampling.noise import sample_keys, standard_normal
 
 diffusers = pytest.importorskip("diffusers")
 torch = pytest.importorskip("torch")

@@ -10,7 +10,7 @@ from ddpm_jax.diffusion.schedules import make_schedule, named_betas
 from ddpm_jax.diffusion.spacing import respace
 from ddpm_jax.sampling import SAMPLERS, ChainOptions, make_sampling_loop
 from ddpm_jax.sampling.editing import known_pixels, make_inversion_loop, make_noising, slerp
-from ddpm_jax.sampling.loop import Resampling, chain_moves
+from ddpm_jax.sampling.resampling import Resampling, chain_moves
 from tests.sampling.test_loop import (
     COVARIANCE,
     FULL,

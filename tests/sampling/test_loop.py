@@ -12,14 +12,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ddpm_jax.diffusion.process import Diffusion, model_timesteps
 from ddpm_jax.diffusion.schedules import make_schedule, named_betas
 from ddpm_jax.diffusion.spacing import respace
-from ddpm_jax.sampling.loop import (
-    ChainOptions,
-    Resampling,
-    chain_moves,
-    evenly_kept,
-    make_sampling_loop,
-    sample_keys,
-)
+from ddpm_jax.sampling.kept_steps import evenly_kept
+from ddpm_jax.sampling.loop import ChainOptions, make_sampling_loop
+from ddpm_jax.sampling.noise import sample_keys
+from ddpm_jax.sampling.resampling import Resampling, chain_moves
 from ddpm_jax.sampling.sampler import Sampler, Step
 from ddpm_jax.sampling.samplers import SAMPLERS
 from tests.sampling.steps import alpha_bar_at, one_reverse_ddim_step, one_step

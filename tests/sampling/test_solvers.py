@@ -12,7 +12,7 @@ from ddpm_jax.diffusion.spacing import SPACINGS, log_ratio, respace
 from ddpm_jax.sampling import SAMPLERS, ChainOptions, make_sampling_loop
 from ddpm_jax.sampling.guidance import guided_denoiser
 from ddpm_jax.sampling.heun import Churn, churned, churned_schedule
-from ddpm_jax.sampling.loop import sample_keys, standard_normal
+from ddpm_jax.sampling.noise import sample_keys, standard_normal
 from tests.sampling.edm_by_the_paper import sample as edm_sample
 from tests.sampling.steps import alpha_bar_at
 from tests.sampling.test_loop import COVARIANCE, MEAN, gaussian_eps

@@ -117,9 +117,8 @@ def test_a_higher_strength_is_further_from_the_image(run):
 
 
 # A batch of 8, on eight devices, has four images to fill it up; batches of 1 and 2 have none.
-@pytest.mark.parametrize(
-    "batch_size", [8, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))]
-)
+@pytest.mark.slow  # a program of RePaint's chain, and two of inversions, for each number
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
 def test_every_number_of_devices_edits_the_same(run, place, batch_size):
     options, alone = guided(place, batch_size), guided(place)
     for edit_images in (

@@ -321,8 +321,15 @@ def test_a_learned_variance_stays_that_of_the_network_told_y():
 INSIDE = FOUR._replace(means=0.5 * FOUR.means, deviations=0.5 * FOUR.deviations)
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ddim"])
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize(
+    ("name", "schedule"),
+    [
+        ("ddpm", "cosine"),
+        ("ddim", "linear"),
+        pytest.param("ddpm", "linear", marks=pytest.mark.slow),
+        pytest.param("ddim", "cosine", marks=pytest.mark.slow),
+    ],
+)
 def test_clipping_after_guidance_biases_nothing_inside_the_range(name, schedule):
     full = make_schedule(named_betas(schedule, 1000))
     alpha_bar = jnp.asarray(full.alphas_cumprod, jnp.float32)

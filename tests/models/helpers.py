@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ddpm_jax.models.initializers import Stream
+
 
 def normal(seed, *shape):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
@@ -17,7 +19,7 @@ def normal(seed, *shape):
 
 def randomised(build, *args, **kwargs):
     """build(*args, rngs=...) with every parameter random."""
-    module = nnx.eval_shape(lambda: build(*args, rngs=nnx.Rngs(0), **kwargs))
+    module = nnx.eval_shape(lambda: build(*args, rngs=Stream(), **kwargs))
     leaves, tree = jax.tree.flatten(nnx.state(module))
     values = [0.3 * normal(i, *leaf.shape) for i, leaf in enumerate(leaves)]
     nnx.update(module, jax.tree.unflatten(tree, values))

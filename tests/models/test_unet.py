@@ -11,6 +11,7 @@ from flax import nnx
 from ddpm_jax.config import Config, DataConfig, DiffusionConfig, ModelConfig
 from ddpm_jax.models import build_network, count_parameters, functional
 from ddpm_jax.models.attention import Attention
+from ddpm_jax.models.initializers import Stream
 from ddpm_jax.models.layers import timestep_embedding
 from ddpm_jax.models.mlp import MLP
 from ddpm_jax.models.unet import UNet
@@ -108,7 +109,7 @@ def test_label_minus_one_is_a_zero_embedding(tiny):
 
 def test_heads_of_the_decoder_may_differ_and_nothing_else_does():
     def heads(config):
-        unet = nnx.eval_shape(lambda: UNet(config, 8, 3, 3, nnx.Rngs(0)))
+        unet = nnx.eval_shape(lambda: UNet(config, 8, 3, 3, Stream()))
         found = {}
         for path, module in nnx.iter_modules(unet):
             if isinstance(module, Attention):

@@ -15,6 +15,7 @@ from ddpm_jax.config import ModelConfig
 from ddpm_jax.interop.openai import from_torch, torch_name
 from ddpm_jax.models.attention import Attention
 from ddpm_jax.models.classifier import AttentionPool
+from ddpm_jax.models.initializers import Rngs, Stream
 from ddpm_jax.models.layers import (
     Downsample,
     GroupNorm,
@@ -36,7 +37,7 @@ def shapes(name: str) -> dict[str, tuple[int, ...]]:
     return {key.removeprefix(prefix): FILE.array(key).shape for key in FILE.keys(prefix)}
 
 
-def residual_block(name: str, rngs: nnx.Rngs) -> nnx.Module:
+def residual_block(name: str, rngs: Rngs) -> nnx.Module:
     weights = shapes(name)
     width, channels, *_ = weights["in_layers.2.weight"]
     config = replace(CONFIG, scale_shift_norm=weights["emb_layers.1.weight"][0] == 2 * width)
@@ -46,13 +47,13 @@ def residual_block(name: str, rngs: nnx.Rngs) -> nnx.Module:
     return ResBlock(channels, width, config, rngs, resample, skip_conv)
 
 
-def resampling(name: str, rngs: nnx.Rngs) -> nnx.Module:
+def resampling(name: str, rngs: Rngs) -> nnx.Module:
     config = replace(CONFIG, resample_with_conv=bool(shapes(name)))
     layer = Upsample if name.startswith("up") else Downsample
     return layer(FILE.array(f"in/{name}/x").shape[1], config, rngs)
 
 
-def attention(name: str, rngs: nnx.Rngs) -> nnx.Module:
+def attention(name: str, rngs: Rngs) -> nnx.Module:
     per_head = re.search(r"headch(\d+)", name)
     config = replace(
         CONFIG,
@@ -63,7 +64,7 @@ def attention(name: str, rngs: nnx.Rngs) -> nnx.Module:
     return Attention(FILE.array(f"in/{name}/x").shape[1], config, rngs)
 
 
-def attention_pool(name: str, rngs: nnx.Rngs) -> nnx.Module:
+def attention_pool(name: str, rngs: Rngs) -> nnx.Module:
     per_head = int(re.search(r"num_heads_channels=(\d+)", FILE.meta["doc"])[1])
     out_features, channels, _ = shapes(name)["c_proj.weight"]
     side = FILE.array(f"in/{name}/x").shape[-1]
@@ -71,7 +72,7 @@ def attention_pool(name: str, rngs: nnx.Rngs) -> nnx.Module:
     return AttentionPool(side, channels, out_features, config, rngs)
 
 
-def group_norm(name: str, rngs: nnx.Rngs) -> nnx.Module:
+def group_norm(name: str, rngs: Rngs) -> nnx.Module:
     return GroupNorm(FILE.array(f"in/{name}/x").shape[1])
 
 
@@ -97,7 +98,7 @@ def layer_of(name: str) -> nnx.Module:
     """The layer, with its weights under the names that they have in a network."""
     start = next(start for start in BUILDERS if name.startswith(start))
     build, ours, theirs = BUILDERS[start]
-    layer = nnx.eval_shape(lambda: build(name, nnx.Rngs(0)))
+    layer = nnx.eval_shape(lambda: build(name, Stream()))
     weights = []
     for path, _ in nnx.to_flat_state(nnx.state(layer)):
         own = ours + ".".join(map(str, path))

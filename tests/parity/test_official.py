@@ -16,7 +16,7 @@ from flax import nnx
 from ddpm_jax.config import Config, check
 from ddpm_jax.config.command_line import load_config
 from ddpm_jax.interop import openai, published
-from ddpm_jax.models import Network, build_network, count_parameters
+from ddpm_jax.models import Network, build_network, count_parameters, initializers
 from ddpm_jax.models import network as network_module
 from tests.parity.golden import FOLDER, load_json
 
@@ -125,8 +125,8 @@ def test_every_attention_has_the_published_heads(
     config = config_of(official)
     modules = []  # that build_network makes functions of, their arrays abstract
 
-    def functional(build: Callable[[nnx.Rngs], nnx.Module]) -> Network:
-        modules.append(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    def functional(build: Callable[[initializers.Stream], nnx.Module]) -> Network:
+        modules.append(nnx.eval_shape(lambda: build(initializers.Stream())))
         return Network(init=None, apply=None, abstract={})
 
     monkeypatch.setattr(network_module, "functional", functional)

@@ -1,6 +1,5 @@
 """JAX as every test sees it: 8 CPU devices, full matmul precision, one compilation cache."""
 
-import fcntl
 import gc
 import os
 import shutil
@@ -33,6 +32,8 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
+from ddpm_jax.interop.download import alone  # noqa: E402
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 # Libraries that read absl flags refuse to before somebody has parsed them.
@@ -53,10 +54,10 @@ LONGEST = (
     "runtime/test_signals.py",
     "training/test_metrics_in_training.py",
     "test_bad_input.py",
+    "test_edit.py",
     "generation/test_sample.py",
     "parity/test_evaluators.py",
     "training/test_step.py",
-    "runtime/test_devices.py",
     "runs/test_disk_full.py",
 )
 
@@ -98,8 +99,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_options: list[str]) 
     place = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         place = place.parent  # that of all workers
-    with (place / "trained.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one trains it, and each has a copy
+    with alone(place / "trained"):  # one trains it, and each has a copy
         if not (place / "trained").exists():
             train_tiny(place / "training", tiny_options)
             (place / "training").rename(place / "trained")

@@ -120,8 +120,7 @@ def swept(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("swept")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        options = "--steps 4 --scales 0,1 --out".split()
-        run(guidance_sweep.main, patch, *COMMAND, *options, str(out))
+        run(guidance_sweep.main, patch, *COMMAND, "--steps", "4", "--out", str(out))
     return out
 
 

@@ -22,6 +22,7 @@ from ddpm_jax.generation.output_folder import UNFINISHED
 from ddpm_jax.models import build_network
 from ddpm_jax.runs import checkpoints
 from ddpm_jax.runtime import devices
+from tests.slow import slow_but
 
 # What rounding may do to a pixel of 255 when the batch size or the number of devices changes:
 # XLA orders the sums of its convolutions by their shapes.
@@ -93,11 +94,7 @@ def draw(tiny_run):
 
 @pytest.mark.parametrize(
     ("batch_size", "devices"),
-    [
-        (7, 1),
-        (64, 8),
-        *(pytest.param(*p, marks=pytest.mark.slow) for p in [(1, 1), (64, 1), (64, 2), (8, 8)]),
-    ],
+    slow_but([(7, 1), (64, 8)], [(1, 1), (7, 1), (64, 1), (64, 2), (64, 8), (8, 8)]),
 )
 def test_batches_and_devices_change_a_sample_by_rounding_alone(draw, batch_size, devices):
     reference, ours = draw(16, 1).astype(int), draw(batch_size, devices).astype(int)

@@ -28,6 +28,7 @@ from ddpm_jax.models import build_network
 from ddpm_jax.runs.checkpoints import load_ema
 from ddpm_jax.runtime import devices
 from tests.interop.small import SMALL, command, export_run, import_run, state_dict
+from tests.slow import slow_but
 
 COMMON = {"sample_size": 8, "norm_num_groups": 8, "layers_per_block": 1}
 MODELS = {
@@ -110,9 +111,7 @@ def assert_close(got: np.ndarray, expected: np.ndarray) -> None:
     assert np.abs(got - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize(
-    "name", ["its defaults", "ADM's", pytest.param("Ho's", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", slow_but(["its defaults", "ADM's"], MODELS))
 def test_a_model_of_diffusers_computes_the_same_here_and_back_there(name, tmp_path, capsys) -> None:
     settings, (folder, run, back) = MODELS[name], (tmp_path / n for n in ("theirs", "run", "back"))
     model = build(settings)

@@ -14,6 +14,7 @@ from ddpm_jax.evaluation.statistics import fit
 from ddpm_jax.runtime.devices import make_mesh
 from tests.parity.golden import load
 from tests.parity.test_inception import PROTOCOL, params
+from tests.slow import slow_but
 
 FILE = "eval_e2e.npz"
 SETS = ("ref", "sample")
@@ -39,10 +40,7 @@ def fid(convention: str, kind: str = "pool") -> float:
 
 
 # Of each, on every run: the network's features, in test_inception.py.
-@pytest.mark.parametrize(
-    "convention",
-    ["tf1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("pfid", "clean"))],
-)
+@pytest.mark.parametrize("convention", slow_but(["tf1"], PROTOCOL))
 def test_fid_is_that_of_the_evaluators_of_each_protocol(golden, convention):
     file = golden(FILE)
     found = fid(convention)

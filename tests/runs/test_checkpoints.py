@@ -27,6 +27,7 @@ from ddpm_jax.runs.checksums import CHECKSUMS
 from ddpm_jax.runs.saved_steps import only_imported
 from ddpm_jax.runtime import devices, signals
 from tests.sampling.test_loop import compilations
+from tests.slow import slow_but
 
 
 class State(NamedTuple):
@@ -237,10 +238,7 @@ def flip_a_bit(file: Path) -> None:
 
 
 # On every run: what is the hardest to see.
-OTHER_DAMAGE = [pytest.param(each, marks=pytest.mark.slow) for each in (truncate, Path.unlink)]
-
-
-@pytest.mark.parametrize("damage", [flip_a_bit, *OTHER_DAMAGE])
+@pytest.mark.parametrize("damage", slow_but([flip_a_bit], [truncate, Path.unlink, flip_a_bit]))
 def test_no_damage_to_any_file_gives_other_values(tmp_path, caplog, damage: Callable[[Path], None]):
     old, abstract = on_mesh(1, 1)
     new = jax.tree.map(lambda leaf: leaf + 1, old)

@@ -1,6 +1,7 @@
 """Guidance where theory says what it must reach: on mixtures of Gaussians p(y | x_t) is known."""
 
 from functools import cache, partial
+from itertools import product
 from typing import NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from ddpm_jax.sampling.loop import ChainOptions, make_sampling_loop
 from ddpm_jax.sampling.samplers import SAMPLERS
 from tests.sampling.steps import alpha_bar_at
 from tests.sampling.test_loop import compilations
+from tests.slow import slow_but
 
 FULL = make_schedule(named_betas("linear", 1000))
 FREE = ChainOptions(clip=False)
@@ -323,12 +325,9 @@ INSIDE = FOUR._replace(means=0.5 * FOUR.means, deviations=0.5 * FOUR.deviations)
 
 @pytest.mark.parametrize(
     ("name", "schedule"),
-    [
-        ("ddpm", "cosine"),
-        ("ddim", "linear"),
-        pytest.param("ddpm", "linear", marks=pytest.mark.slow),
-        pytest.param("ddim", "cosine", marks=pytest.mark.slow),
-    ],
+    slow_but(
+        [("ddpm", "cosine"), ("ddim", "linear")], product(["ddpm", "ddim"], ["linear", "cosine"])
+    ),
 )
 def test_clipping_after_guidance_biases_nothing_inside_the_range(name, schedule):
     full = make_schedule(named_betas(schedule, 1000))

@@ -71,15 +71,15 @@ def main() -> None:
     first, *_ = slices(args.chip)
     prepare(first)  # says at once if its compiler is missing
     wanted = [(name, use) for name in names for use in USES if use in uses(load(name))]
-    for work in (fit, *[add_speed] * args.speed):
+    for work, adds in ((fit, "needed"), *[(add_speed, "cycles")] * args.speed):
         for name, use in wanted:
-            rows = read(args.json)
-            changed = in_a_process(work, name, use, args.chip, rows)
-            if changed is not None:
-                key = key_of(changed)
-                others = [row for row in rows if key_of(row) != key]
-                report.write(args.json, sorted([*others, changed], key=key_of))
-                print(json.dumps(changed), flush=True)
+            rows, key = read(args.json), (name, use, args.chip)
+            if any(key_of(row) == key and adds in row for row in rows):
+                continue
+            changed = in_a_process(work, *key, rows)
+            others = [row for row in rows if key_of(row) != key]
+            report.write(args.json, sorted([*others, changed], key=key_of))
+            print(json.dumps(changed), flush=True)
     print(table([row for row in read(args.json) if row["slice"].startswith(args.chip)]))
 
 
@@ -105,14 +105,12 @@ def key_of(row: dict[str, Any]) -> tuple[str, str, str]:
     return row["config"], row["use"], row["slice"].partition(":")[0]
 
 
-def fit(name: str, use: str, chip: str, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The row of a config: where it fits by a quick compilation; None if there is such a row.
+def fit(name: str, use: str, chip: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row of a config: where it fits by a quick compilation.
 
     Where the program of its own setting is that of another row, as for the three classes of LSUN,
     so is all else.
     """
-    if any(key_of(row) == (name, use, chip) for row in rows):
-        return None
     smallest, *_ = slices(chip)
     target = prepare(smallest)
     _, own = next(settings(use, load(name), target))
@@ -179,11 +177,9 @@ def lower_chain(config: Config, target: TPUSlice) -> jax.stages.Lowered:
 LOWER: dict[str, Lower] = {"train": lower_step, "sample": lower_chain}
 
 
-def add_speed(name: str, use: str, chip: str, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The row of a config with the cycles of its program; None if it has them."""
+def add_speed(name: str, use: str, chip: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row of a config with the cycles of its program."""
     [row] = [each for each in rows if key_of(each) == (name, use, chip)]
-    if "cycles" in row:
-        return None
     same = [each for each in rows if each["program"] == row["program"] and "cycles" in each]
     if copied := copy_of(same, name, use, chip):
         return copied
